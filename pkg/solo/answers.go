@@ -1,0 +1,185 @@
+package solo
+
+import "time"
+
+// Bounds of lists and pages.
+const (
+	DefaultLimit = 100
+	MaxLimit     = 1000
+)
+
+// ServiceList is a page of services, oldest first.
+type ServiceList struct {
+	Services []Service `json:"services"`
+	Total    int       `json:"total"`
+	Limit    int       `json:"limit"`
+	Offset   int       `json:"offset"`
+}
+
+// CheckResult is what a deploy of the same body would meet.
+type CheckResult struct {
+	OK          bool         `json:"ok"`
+	Diagnostics []Diagnostic `json:"diagnostics"`
+	Findings    []Diagnostic `json:"findings"`
+	Warnings    []Diagnostic `json:"warnings"`
+	Changes     []Change     `json:"changes"`
+}
+
+// Change is one difference between what runs and what a deploy would make.
+type Change struct {
+	Field string `json:"field"`
+	From  any    `json:"from"`
+	To    any    `json:"to"`
+}
+
+// KillResult confirms that the processes of a service are reaped.
+type KillResult struct {
+	ServiceID string `json:"service_id"`
+	Status    string `json:"status"`
+}
+
+// EventQuery selects events. Zero values select all.
+type EventQuery struct {
+	// Tenant "" is all tenants: the operator's reads only.
+	Tenant    string
+	ServiceID string
+	Type      EventType
+	// SinceID: events with a higher id only.
+	SinceID uint64
+	// Limit bounds the page; 0 is [DefaultLimit].
+	Limit int
+}
+
+// EventPage is one page of the log. NextSinceID continues it; LastID is the
+// newest id of the whole log.
+type EventPage struct {
+	Events      []Event `json:"events"`
+	NextSinceID uint64  `json:"next_since_id"`
+	LastID      uint64  `json:"last_id"`
+}
+
+// VerifyReport is the outcome of proving the chain. BadID is the first record
+// that does not hold, null where all do; Head is the hash of the last good one.
+type VerifyReport struct {
+	OK      bool    `json:"ok"`
+	FirstID uint64  `json:"first_id"`
+	LastID  uint64  `json:"last_id"`
+	Head    string  `json:"head"`
+	BadID   *uint64 `json:"bad_id"`
+}
+
+// LogQuery selects log lines of one tenant. Zero values select all.
+type LogQuery struct {
+	// Tenant "" is all tenants: the operator's reads only.
+	Tenant    string
+	ServiceID string
+	// Instance 0 is every instance.
+	Instance int
+	// Level is the least severe level that is wanted: debug, info, warn, error.
+	Level string
+	// Text must occur in the line.
+	Text         string
+	Since, Until time.Time
+	SinceID      uint64
+	Limit        int
+	// Tail asks for the last Limit lines that match instead of the first.
+	Tail bool
+}
+
+// LogPage is one page of log lines.
+type LogPage struct {
+	Logs        []LogLine `json:"logs"`
+	NextSinceID uint64    `json:"next_since_id"`
+}
+
+// InvokeRequest is one call of a service's method.
+type InvokeRequest struct {
+	Method      string
+	Body        []byte
+	ContentType string
+	Metadata    map[string]string
+	// Timeout is the caller's deadline; 0 is 30 s, at most 300 s.
+	Timeout time.Duration
+}
+
+// InvokeReply is the service's own answer.
+type InvokeReply struct {
+	Body        []byte
+	ContentType string
+	Metadata    map[string]string
+}
+
+// Default and largest deadline of a call.
+const (
+	DefaultInvokeTimeout = 30 * time.Second
+	MaxInvokeTimeout     = 300 * time.Second
+)
+
+// KillOptions are those of DELETE. Timeout nil is the service's own.
+type KillOptions struct {
+	Timeout *time.Duration
+	Force   bool
+	Purge   bool
+}
+
+// Health is how the daemon is.
+type Health struct {
+	Status     string               `json:"status"`
+	Version    string               `json:"version"`
+	WarmUp     WarmUp               `json:"warm_up"`
+	Components map[string]Component `json:"components"`
+	Isolation  map[string]Layer     `json:"isolation"`
+	Services   map[string]int       `json:"services"`
+	Events     EventStats           `json:"events"`
+	UptimeS    int64                `json:"uptime_s"`
+}
+
+// The words of [Health.Status] and [Component.Status].
+const (
+	HealthOK       = "ok"
+	HealthStarting = "starting"
+	HealthDegraded = "degraded"
+	HealthFailing  = "failing"
+	HealthStopping = "stopping"
+)
+
+// Component is one part of the daemon.
+type Component struct {
+	Status string `json:"status"`
+	Detail string `json:"detail"`
+}
+
+// Layer is one layer of isolation: on, or off with the reason.
+type Layer struct {
+	On  bool   `json:"on"`
+	Why string `json:"why"`
+}
+
+// EventStats counts the log.
+type EventStats struct {
+	LastID uint64 `json:"last_id"`
+	Total  uint64 `json:"total"`
+}
+
+// WarmUp is how far the build cache is.
+type WarmUp struct {
+	// State is waiting, running, done or failed.
+	State  string `json:"state"`
+	Done   int    `json:"done"`
+	Total  int    `json:"total"`
+	Detail string `json:"detail"`
+}
+
+// ShutdownResult confirms that the daemon is on its way out.
+type ShutdownResult struct {
+	Status string `json:"status"`
+}
+
+// Principal is who calls, as the gateway found it.
+type Principal struct {
+	// Tenant is "" only for an operator who named none.
+	Tenant   string
+	Operator bool
+	// Proof says by what: peer, certificate, token, header, body.
+	Proof string
+}
