@@ -1,0 +1,550 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/solo-run/solo/pkg/sandbox"
+	"github.com/solo-run/solo/pkg/solo"
+)
+
+// Config is what an operator decides: the keys of the contract, section 3, that
+// this version has built. [Load] fills it; every path in it is absolute then.
+type Config struct {
+	Solo      SoloConfig      `toml:"solo"`
+	Limits    LimitsConfig    `toml:"limits"`
+	Telemetry TelemetryConfig `toml:"telemetry"`
+	Security  SecurityConfig  `toml:"security"`
+	Build     BuildConfig     `toml:"build"`
+	Database  DatabaseConfig  `toml:"database"`
+
+	origins map[string]string
+}
+
+// SoloConfig is the daemon itself.
+type SoloConfig struct {
+	HTTPPort   int    `toml:"http_port"`
+	ListenHost string `toml:"listen_host"`
+	Socket     string `toml:"socket"`
+	DataDir    string `toml:"data_dir"`
+	MaxTenants int    `toml:"max_tenants"`
+	LogLevel   string `toml:"log_level"`
+	ShutdownS  int    `toml:"shutdown_s"`
+}
+
+// LimitsConfig bounds services: how many, what each gets, and the most that a
+// deploy may ask for.
+type LimitsConfig struct {
+	MaxPerTenant int `toml:"max_per_tenant"`
+	MaxTotal     int `toml:"max_total"`
+
+	MemoryMB   int `toml:"memory_mb"`
+	CPUPercent int `toml:"cpu_percent"`
+	PIDs       int `toml:"pids"`
+	LogMB      int `toml:"log_mb"`
+
+	CeilingMemoryMB   int `toml:"ceiling_memory_mb"`
+	CeilingCPUPercent int `toml:"ceiling_cpu_percent"`
+	CeilingPIDs       int `toml:"ceiling_pids"`
+	CeilingLogMB      int `toml:"ceiling_log_mb"`
+}
+
+// TelemetryConfig is what the daemon tells of itself.
+type TelemetryConfig struct {
+	LogEvents bool `toml:"log_events"`
+}
+
+// SecurityConfig is how strict the daemon is.
+type SecurityConfig struct {
+	Isolation string `toml:"isolation"`
+}
+
+// BuildConfig is the compiler and its bounds.
+type BuildConfig struct {
+	Go           string   `toml:"go"`
+	TimeoutS     int      `toml:"timeout_s"`
+	MemoryMB     int      `toml:"memory_mb"`
+	Parallel     int      `toml:"parallel"`
+	CacheDir     string   `toml:"cache_dir"`
+	AllowImports []string `toml:"allow_imports"`
+	DenyImports  []string `toml:"deny_imports"`
+}
+
+// DatabaseConfig is where the bbolt files are.
+type DatabaseConfig struct {
+	EventsDB string `toml:"events_db"`
+}
+
+// Default is the configuration of a daemon that is told nothing.
+func Default() *Config {
+	l := solo.DefaultLimits()
+	return &Config{
+		Solo: SoloConfig{
+			HTTPPort: 8080, ListenHost: "127.0.0.1", DataDir: "./data", MaxTenants: 100,
+			LogLevel: "info", ShutdownS: 10,
+		},
+		Limits: LimitsConfig{
+			MaxPerTenant: 100, MaxTotal: 1000,
+			MemoryMB: l.MemoryMB, CPUPercent: l.CPUPercent, PIDs: l.PIDs, LogMB: l.LogMB,
+		},
+		Telemetry: TelemetryConfig{LogEvents: true},
+		Security:  SecurityConfig{Isolation: sandbox.IsolationAuto},
+		Build: BuildConfig{
+			Go: "go", TimeoutS: 60, MemoryMB: 2048, Parallel: runtime.NumCPU(),
+			AllowImports: []string{}, DenyImports: []string{"os/exec", "plugin", "unsafe", "runtime/cgo", "C"},
+		},
+		Database: DatabaseConfig{EventsDB: "$data_dir/events"},
+		origins:  map[string]string{},
+	}
+}
+
+// setting is one key: where its value lives and which values it takes.
+type setting struct {
+	key   string
+	value any
+	// check says why the value will not do, "" if it does.
+	check func() string
+}
+
+func within(v *int, lo, hi int) func() string {
+	return func() string {
+		if *v < lo || *v > hi {
+			return fmt.Sprintf("must be from %d to %d, is %d", lo, hi, *v)
+		}
+		return ""
+	}
+}
+
+func oneOf(v *string, words ...string) func() string {
+	return func() string {
+		for _, w := range words {
+			if *v == w {
+				return ""
+			}
+		}
+		return fmt.Sprintf("must be %s or %s, is %q", strings.Join(words[:len(words)-1], ", "), words[len(words)-1], *v)
+	}
+}
+
+func globs(v *[]string) func() string {
+	return func() string {
+		for _, g := range *v {
+			if _, err := path.Match(g, ""); err != nil || g == "" {
+				return fmt.Sprintf("%q is not a pattern of path.Match", g)
+			}
+		}
+		return ""
+	}
+}
+
+func anything() string { return "" }
+
+// settings is the one table of keys, in the order of --print-config.
+func (c *Config) settings() []setting {
+	s, l, b := &c.Solo, &c.Limits, &c.Build
+	notEmpty := func(v *string) func() string {
+		return func() string {
+			if *v == "" {
+				return "must not be empty"
+			}
+			return ""
+		}
+	}
+	// A ceiling of 0 is four times the default, filled in after the checks.
+	return []setting{
+		{"solo.http_port", &s.HTTPPort, within(&s.HTTPPort, 0, 65535)},
+		{"solo.listen_host", &s.ListenHost, func() string { return checkHost(s.ListenHost) }},
+		{"solo.socket", &s.Socket, anything},
+		{"solo.data_dir", &s.DataDir, notEmpty(&s.DataDir)},
+		{"solo.max_tenants", &s.MaxTenants, within(&s.MaxTenants, 1, 1000000)},
+		{"solo.log_level", &s.LogLevel, oneOf(&s.LogLevel, "debug", "info", "warn", "error")},
+		{"solo.shutdown_s", &s.ShutdownS, within(&s.ShutdownS, 1, 3600)},
+		{"limits.max_per_tenant", &l.MaxPerTenant, within(&l.MaxPerTenant, 1, 100000)},
+		{"limits.max_total", &l.MaxTotal, within(&l.MaxTotal, 1, 100000)},
+		{"limits.memory_mb", &l.MemoryMB, within(&l.MemoryMB, 8, 1<<30)},
+		{"limits.cpu_percent", &l.CPUPercent, within(&l.CPUPercent, 1, 1<<20)},
+		{"limits.pids", &l.PIDs, within(&l.PIDs, 8, 1<<22)},
+		{"limits.log_mb", &l.LogMB, within(&l.LogMB, 1, 1<<20)},
+		{"limits.ceiling_memory_mb", &l.CeilingMemoryMB, ceiling(&l.CeilingMemoryMB, &l.MemoryMB)},
+		{"limits.ceiling_cpu_percent", &l.CeilingCPUPercent, ceiling(&l.CeilingCPUPercent, &l.CPUPercent)},
+		{"limits.ceiling_pids", &l.CeilingPIDs, ceiling(&l.CeilingPIDs, &l.PIDs)},
+		{"limits.ceiling_log_mb", &l.CeilingLogMB, ceiling(&l.CeilingLogMB, &l.LogMB)},
+		{"telemetry.log_events", &c.Telemetry.LogEvents, anything},
+		{"security.isolation", &c.Security.Isolation, oneOf(&c.Security.Isolation, sandbox.IsolationStrict, sandbox.IsolationAuto, sandbox.IsolationNone)},
+		{"build.go", &b.Go, notEmpty(&b.Go)},
+		{"build.timeout_s", &b.TimeoutS, within(&b.TimeoutS, 1, 3600)},
+		{"build.memory_mb", &b.MemoryMB, within(&b.MemoryMB, 128, 1<<30)},
+		{"build.parallel", &b.Parallel, within(&b.Parallel, 1, 1024)},
+		{"build.cache_dir", &b.CacheDir, anything},
+		{"build.allow_imports", &b.AllowImports, globs(&b.AllowImports)},
+		{"build.deny_imports", &b.DenyImports, globs(&b.DenyImports)},
+		{"database.events_db", &c.Database.EventsDB, notEmpty(&c.Database.EventsDB)},
+	}
+}
+
+func ceiling(v, limit *int) func() string {
+	return func() string {
+		if *v != 0 && *v < *limit {
+			return fmt.Sprintf("is %d, below the default of %d that each service gets: raise it, or lower the default", *v, *limit)
+		}
+		return ""
+	}
+}
+
+func checkHost(host string) string {
+	if host == "localhost" {
+		return ""
+	}
+	ip := net.ParseIP(host)
+	switch {
+	case ip == nil:
+		return fmt.Sprintf("must be an IP address or localhost, is %q", host)
+	case !ip.IsLoopback():
+		return fmt.Sprintf("%s is not a loopback address: without TLS and client certificates anyone on that network could deploy; put a proxy in front or use the unix socket", host)
+	}
+	return ""
+}
+
+// ConfigError is a configuration that will not do; each problem names the key
+// and where its value came from.
+type ConfigError struct {
+	Problems []string
+}
+
+func (e *ConfigError) Error() string {
+	return "the configuration is not valid:\n  " + strings.Join(e.Problems, "\n  ")
+}
+
+// maxConfigBytes bounds the file before it is parsed.
+const maxConfigBytes = 1 << 20
+
+// Load reads the file ("" is none), lays the environment over it and checks the
+// result. environ is as of [os.Environ]. The error names every fault at once.
+func Load(file string, environ []string) (*Config, error) {
+	c := Default()
+	for _, s := range c.settings() {
+		c.origins[s.key] = "default"
+	}
+	var problems []string
+	if file != "" {
+		text, err := readBounded(file)
+		if err != nil {
+			return nil, err
+		}
+		problems = append(problems, c.decode(file, text)...)
+	}
+	problems = append(problems, c.environment(environ)...)
+	if len(problems) == 0 {
+		for _, s := range c.settings() {
+			if why := s.check(); why != "" {
+				problems = append(problems, fmt.Sprintf("%s: %s (%s)", s.key, why, c.origins[s.key]))
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return nil, &ConfigError{problems}
+	}
+	if err := c.resolve(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func readBounded(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	case len(text) > maxConfigBytes:
+		return nil, fmt.Errorf("cannot read the configuration: %s has more than %d bytes", file, maxConfigBytes)
+	}
+	return text, nil
+}
+
+// decode lays a TOML text over c.
+func (c *Config) decode(file string, text []byte) []string {
+	dec := toml.NewDecoder(strings.NewReader(string(text))).DisallowUnknownFields()
+	err := dec.Decode(c)
+	var missing *toml.StrictMissingError
+	var fault *toml.DecodeError
+	switch {
+	case errors.As(err, &missing):
+		var problems []string
+		for i := range missing.Errors {
+			row, _ := missing.Errors[i].Position()
+			key := strings.Join(missing.Errors[i].Key(), ".")
+			problems = append(problems, fmt.Sprintf("%s: unknown key (%s:%d)%s", key, file, row, c.suggest(key)))
+		}
+		return problems
+	case errors.As(err, &fault):
+		row, column := fault.Position()
+		what := fault.Error()
+		if key := strings.Join(fault.Key(), "."); key != "" {
+			if want := c.wants(key); want != "" {
+				what = key + ": " + want
+			} else {
+				what = key + ": " + strings.TrimPrefix(what, "toml: ")
+			}
+		}
+		return []string{fmt.Sprintf("%s (%s:%d:%d)", strings.TrimPrefix(what, "toml: "), file, row, column)}
+	case err != nil:
+		return []string{fmt.Sprintf("%s: %v", file, err)}
+	}
+	for key, line := range keyLines(text) {
+		if _, ok := c.origins[key]; ok {
+			c.origins[key] = fmt.Sprintf("%s:%d", file, line)
+		}
+	}
+	return nil
+}
+
+// wants says which type a key takes.
+func (c *Config) wants(key string) string {
+	for _, s := range c.settings() {
+		if s.key != key {
+			continue
+		}
+		switch s.value.(type) {
+		case *int:
+			return "must be a whole number"
+		case *bool:
+			return "must be true or false"
+		case *string:
+			return "must be a string"
+		case *[]string:
+			return "must be a list of strings"
+		}
+	}
+	return ""
+}
+
+// suggest names the key that was probably meant.
+func (c *Config) suggest(key string) string {
+	last := key[strings.LastIndexByte(key, '.')+1:]
+	for _, s := range c.settings() {
+		if name := s.key[strings.LastIndexByte(s.key, '.')+1:]; strings.EqualFold(name, last) || strings.EqualFold(strings.ReplaceAll(name, "_", ""), strings.ReplaceAll(last, "_", "")) {
+			return "; did you mean " + s.key + "?"
+		}
+	}
+	return ""
+}
+
+// keyLines finds on which line each key of a well-formed TOML text is set.
+func keyLines(text []byte) map[string]int {
+	lines := map[string]int{}
+	var p unstable.Parser
+	p.Reset(text)
+	var table []string
+	for p.NextExpression() {
+		e := p.Expression()
+		var parts []string
+		line := 0
+		for it := e.Key(); it.Next(); {
+			n := it.Node()
+			if line == 0 {
+				line = 1 + strings.Count(string(text[:n.Raw.Offset]), "\n")
+			}
+			parts = append(parts, string(n.Data))
+		}
+		switch e.Kind {
+		case unstable.Table:
+			table = parts
+		case unstable.KeyValue:
+			lines[strings.Join(append(append([]string{}, table...), parts...), ".")] = line
+		}
+	}
+	return lines
+}
+
+// environment lays variables over c: SOLO_ and the key in capitals, dots as __.
+func (c *Config) environment(environ []string) []string {
+	byName := map[string]setting{}
+	for _, s := range c.settings() {
+		byName["SOLO_"+strings.ToUpper(strings.ReplaceAll(s.key, ".", "__"))] = s
+	}
+	sorted := append([]string(nil), environ...)
+	sort.Strings(sorted)
+	var problems []string
+	logLevel := ""
+	for _, kv := range sorted {
+		name, value, _ := strings.Cut(kv, "=")
+		if name == "SOLO_LOG_LEVEL" && value != "" {
+			logLevel = value
+		}
+		if !strings.HasPrefix(name, "SOLO_") || !strings.Contains(name, "__") {
+			continue
+		}
+		s, ok := byName[name]
+		if !ok {
+			problems = append(problems, fmt.Sprintf("environment variable %s: there is no such key", name))
+			continue
+		}
+		if why := assign(s.value, value); why != "" {
+			problems = append(problems, fmt.Sprintf("%s: %s (environment variable %s)", s.key, why, name))
+		}
+		c.origins[s.key] = "environment variable " + name
+	}
+	if logLevel != "" {
+		c.Solo.LogLevel = logLevel
+		c.origins["solo.log_level"] = "environment variable SOLO_LOG_LEVEL"
+	}
+	return problems
+}
+
+func assign(dst any, value string) string {
+	switch p := dst.(type) {
+	case *int:
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return fmt.Sprintf("must be a whole number, is %q", value)
+		}
+		*p = n
+	case *bool:
+		switch value {
+		case "true":
+			*p = true
+		case "false":
+			*p = false
+		default:
+			return fmt.Sprintf("must be true or false, is %q", value)
+		}
+	case *string:
+		*p = value
+	case *[]string:
+		*p = []string{}
+		for _, part := range strings.Split(value, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				*p = append(*p, part)
+			}
+		}
+	}
+	return ""
+}
+
+// resolve makes what is left to the daemon definite: absolute paths, ceilings.
+func (c *Config) resolve() error {
+	dir, err := filepath.Abs(c.Solo.DataDir)
+	if err != nil {
+		return fmt.Errorf("cannot find the data directory: %w", err)
+	}
+	c.Solo.DataDir = dir
+	for _, p := range []struct {
+		path     *string
+		fallback string
+	}{
+		{&c.Solo.Socket, "$data_dir/solo.sock"},
+		{&c.Build.CacheDir, "$data_dir/cache"},
+		{&c.Database.EventsDB, ""},
+	} {
+		if *p.path == "" {
+			*p.path = p.fallback
+		}
+		if rest, ok := strings.CutPrefix(*p.path, "$data_dir"); ok {
+			*p.path = dir + rest
+		}
+		if *p.path, err = filepath.Abs(*p.path); err != nil {
+			return fmt.Errorf("cannot resolve a path of the configuration: %w", err)
+		}
+	}
+	l := &c.Limits
+	for _, p := range []struct{ ceiling, limit *int }{
+		{&l.CeilingMemoryMB, &l.MemoryMB}, {&l.CeilingCPUPercent, &l.CPUPercent},
+		{&l.CeilingPIDs, &l.PIDs}, {&l.CeilingLogMB, &l.LogMB},
+	} {
+		if *p.ceiling == 0 {
+			*p.ceiling = 4 * *p.limit
+		}
+	}
+	// sun_path holds 108 bytes, the last of them NUL.
+	if len(c.Solo.Socket) > 107 {
+		return &ConfigError{[]string{fmt.Sprintf("solo.socket: %s has %d bytes, a unix socket's path at most 107: name a shorter one", c.Solo.Socket, len(c.Solo.Socket))}}
+	}
+	return nil
+}
+
+// Print writes the configuration as TOML, each value with where it came from.
+func (c *Config) Print(w io.Writer) error {
+	table := ""
+	var b strings.Builder
+	for _, s := range c.settings() {
+		head, name, _ := strings.Cut(s.key, ".")
+		if head != table {
+			if table != "" {
+				b.WriteByte('\n')
+			}
+			fmt.Fprintf(&b, "[%s]\n", head)
+			table = head
+		}
+		fmt.Fprintf(&b, "%s = %s # %s\n", name, literal(s.value), c.origins[s.key])
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func literal(v any) string {
+	switch p := v.(type) {
+	case *int:
+		return strconv.Itoa(*p)
+	case *bool:
+		return strconv.FormatBool(*p)
+	case *string:
+		return quote(*p)
+	case *[]string:
+		quoted := make([]string, len(*p))
+		for i, s := range *p {
+			quoted[i] = quote(s)
+		}
+		return "[" + strings.Join(quoted, ", ") + "]"
+	}
+	return ""
+}
+
+// quote makes a TOML basic string.
+func quote(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < 0x20 || r == 0x7f:
+			fmt.Fprintf(&b, `\u%04X`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// limits returns what a service gets and the most that one may ask for. What is
+// not built yet, private data and KV, has no room to ask for.
+func (c *Config) limits() (defaults, ceiling solo.Limits) {
+	defaults = solo.DefaultLimits()
+	defaults.MemoryMB, defaults.CPUPercent = c.Limits.MemoryMB, c.Limits.CPUPercent
+	defaults.PIDs, defaults.LogMB = c.Limits.PIDs, c.Limits.LogMB
+	ceiling = solo.Limits{
+		MemoryMB: c.Limits.CeilingMemoryMB, CPUPercent: c.Limits.CeilingCPUPercent,
+		PIDs: c.Limits.CeilingPIDs, LogMB: c.Limits.CeilingLogMB,
+		DataMB: 0, KVMB: 4 * defaults.KVMB,
+	}
+	return defaults, ceiling
+}
