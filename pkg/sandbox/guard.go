@@ -1,0 +1,168 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/solo-run/solo/pkg/sandbox/internal/early"
+)
+
+// guardHandle is the daemon's end of the guard's pipe. Its closing is what the
+// guard waits for, so no other process may hold it; an upgrade in place, which
+// execs under the same pid, keeps it open instead.
+type guardHandle struct {
+	mu   sync.Mutex
+	pipe *os.File
+	// procs are those that the guard must know by pid: where there are no groups.
+	procs map[int]string
+}
+
+// guardPause spaces the starts of guards that do not live.
+const guardPause = time.Second
+
+// runGuard keeps one guard alive until ctx ends, then tells it to leave. The
+// error is that of the first start: without a guard nothing is run.
+func (h *Host) runGuard(ctx context.Context) error {
+	for first := true; ; first = false {
+		child, err := h.startGuard()
+		if err != nil && first {
+			return fmt.Errorf("cannot start the guard: %w", err)
+		}
+		if err == nil {
+			if first {
+				close(h.guarded)
+			}
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				reap(child)
+				child.pidfd.Close()
+			}()
+			select {
+			case <-ended:
+			case <-ctx.Done():
+				h.guard.leave()
+				<-ended
+				return nil
+			}
+		}
+		select {
+		case <-time.After(guardPause):
+		case <-ctx.Done():
+			h.guard.leave()
+			return nil
+		}
+	}
+}
+
+func (h *Host) startGuard() (forked, error) {
+	var files fileSet
+	defer files.close()
+	null, err := files.open(os.DevNull, os.O_RDWR)
+	if err != nil {
+		return forked{}, err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return forked{}, err
+	}
+	defer r.Close()
+	// Not through h.fork: at the end of Run no more is started, but a guard
+	// must be there until all has ended.
+	reply := make(chan forked, 1)
+	h.forks <- forkRequest{
+		path: h.exe,
+		args: []string{"solod", early.GuardArg},
+		env:  []string{"GOMAXPROCS=1"},
+		attr: &syscall.ProcAttr{
+			Dir:   "/",
+			Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), r.Fd()},
+			Sys:   &syscall.SysProcAttr{Setsid: true},
+		},
+		reply: reply,
+	}
+	child := <-reply
+	if child.err != nil {
+		w.Close()
+		return forked{}, child.err
+	}
+	lines := []string{early.GuardRunDir(h.runDir)}
+	if h.groups != nil {
+		for _, tree := range h.groups.trees() {
+			lines = append(lines, early.GuardTree(tree))
+		}
+	}
+	h.guard.attach(w, lines)
+	return child, nil
+}
+
+// attach hands a new guard all that there is to know.
+func (g *guardHandle) attach(pipe *os.File, lines []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pipe != nil {
+		g.pipe.Close()
+	}
+	g.pipe = pipe
+	for _, line := range g.procs {
+		lines = append(lines, line)
+	}
+	for _, line := range append(lines, early.GuardGo) {
+		g.send(line)
+	}
+}
+
+// send writes one line; a guard that died meanwhile is replaced and told anew.
+func (g *guardHandle) send(line string) {
+	if g.pipe != nil {
+		g.pipe.SetWriteDeadline(time.Now().Add(guardPause))
+		g.pipe.WriteString(line + "\n")
+	}
+}
+
+// add makes a process known to the guard before it runs, where no group tells
+// the guard what is ours.
+func (g *guardHandle) add(pid int, p *Proc) error {
+	if p.group != nil {
+		return nil
+	}
+	state, err := early.ReadProc(pid)
+	if err != nil {
+		return errors.New("the process ended at once")
+	}
+	p.start = state.Start
+	line := early.GuardProc(state, p.uid)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.procs == nil {
+		g.procs = map[int]string{}
+	}
+	g.procs[pid] = line
+	g.send(line)
+	return nil
+}
+
+func (g *guardHandle) gone(pid int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, known := g.procs[pid]; known {
+		delete(g.procs, pid)
+		g.send(early.GuardGone(pid))
+	}
+}
+
+// leave sends the guard away: there is nothing left to end.
+func (g *guardHandle) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.send(early.GuardBye)
+	if g.pipe != nil {
+		g.pipe.Close()
+		g.pipe = nil
+	}
+}

@@ -1,0 +1,182 @@
+package early
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// shim confines the process and becomes the program, or says on the status pipe
+// at which step it failed and exits with ExitShim. It runs on the main thread:
+// the runtime keeps the main goroutine there until every init is done.
+func shim() {
+	step, err := become()
+	msg := "cannot " + step + ": " + err.Error()
+	if _, werr := syscall.Write(fdStatus, []byte(msg)); werr != nil {
+		os.Stderr.WriteString("solod: " + msg + "; this command is for solod's own use\n")
+	}
+	os.Exit(ExitShim)
+}
+
+// become returns only if a step failed. What comes after setresuid needs no
+// privilege; what needs one comes before.
+func become() (step string, err error) {
+	spec, err := readSpec()
+	if err != nil {
+		return "read the sandbox's settings", err
+	}
+	argv, err := syscall.SlicePtrFromStrings(spec.Args)
+	if err != nil {
+		return "pass arguments", err
+	}
+	envv, err := syscall.SlicePtrFromStrings(spec.Env)
+	if err != nil {
+		return "pass an environment", err
+	}
+	if err := raiseOOMScore(); err != nil {
+		return "reset the oom score", err
+	}
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+		return "leave the caller's keyring", err
+	}
+	syscall.Umask(0o077)
+	for _, r := range spec.Rlimits {
+		if err := setRlimit(r); err != nil {
+			return "set resource limit " + strconv.Itoa(r.Resource), err
+		}
+	}
+	if err := os.Chdir(spec.Dir); err != nil {
+		return "enter the working directory", err
+	}
+	for i := 0; i < spec.Groups; i++ {
+		// A thread that writes 0 moves itself, which takes no lock of the whole
+		// system as moving a process would; exec ends the other threads.
+		if _, err := syscall.Write(fdFirstGroup+i, []byte("0")); err != nil {
+			return "join cgroup " + strconv.Itoa(i), err
+		}
+	}
+	if spec.UID >= 0 {
+		if step, err := dropPrivileges(spec.UID); err != nil {
+			return step, err
+		}
+	}
+	// A change of uid clears it, so it comes after. It is sent when the thread
+	// that forked us ends.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0); err != nil {
+		return "ask for a signal at the daemon's death", err
+	}
+	if orphaned() {
+		return "start", errors.New("the daemon is gone")
+	}
+	if spec.NoNewPrivs {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return "set no_new_privs", err
+		}
+	}
+	resetSignals()
+	if err := unix.CloseRange(3, ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return "close descriptors", err
+	}
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EXECVEAT, fdBinary, uintptr(unsafe.Pointer(&[]byte{0}[0])),
+		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
+	return "execute the program", errno
+}
+
+func readSpec() (*Spec, error) {
+	var head [8]byte
+	if err := readFull(fdSpec, head[:]); err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(string(head[:]), 16, 32)
+	if err != nil || n > MaxSpec {
+		return nil, errors.New("bad length")
+	}
+	body := make([]byte, n)
+	if err := readFull(fdSpec, body); err != nil {
+		return nil, err
+	}
+	return Decode(body)
+}
+
+func readFull(fd int, p []byte) error {
+	for len(p) > 0 {
+		n, err := syscall.Read(fd, p)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return err
+		case n == 0:
+			return errors.New("unexpected end")
+		default:
+			p = p[n:]
+		}
+	}
+	return nil
+}
+
+// raiseOOMScore undoes a protection that the daemon has and a tenant must not
+// inherit. Raising the score needs no privilege.
+func raiseOOMScore() error {
+	const name = "/proc/self/oom_score_adj"
+	data, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil || data[0] != '-' {
+		return err
+	}
+	return os.WriteFile(name, []byte("0"), 0)
+}
+
+func setRlimit(r Rlimit) error {
+	var have unix.Rlimit
+	if err := unix.Getrlimit(r.Resource, &have); err != nil {
+		return err
+	}
+	max := min(r.Max, have.Max)
+	return unix.Prlimit(0, r.Resource, &unix.Rlimit{Cur: max, Max: max}, nil)
+}
+
+// dropPrivileges changes this thread only: it is the one that exec keeps.
+func dropPrivileges(uid int) (step string, err error) {
+	for c := uintptr(0); c < 64; c++ {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err == unix.EINVAL {
+			break
+		} else if err != nil {
+			return "drop capability " + strconv.Itoa(int(c)), err
+		}
+	}
+	id := uintptr(uid)
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
+		return "drop groups", errno
+	}
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, id, id, id); errno != 0 {
+		return "change the group", errno
+	}
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, id, id, id); errno != 0 {
+		return "change the user", errno
+	}
+	return "", nil
+}
+
+// orphaned reports whether the daemon's end of the settings' pipe is closed. It
+// keeps that open until the program runs.
+func orphaned() bool {
+	fds := []unix.PollFd{{Fd: fdSpec, Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+}
+
+// resetSignals undoes what a caller of the daemon may have blocked or ignored:
+// both survive exec.
+func resetSignals() {
+	var zero [4]uint64
+	for sig := uintptr(1); sig <= 64; sig++ {
+		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&zero)), 0, 8, 0, 0)
+	}
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&zero)), 0, 8, 0, 0)
+}

@@ -1,0 +1,396 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/solo-run/solo/pkg/sandbox/internal/early"
+)
+
+// forkRequest asks the spawner for one child.
+type forkRequest struct {
+	path  string
+	args  []string
+	env   []string
+	attr  *syscall.ProcAttr
+	reply chan<- forked
+}
+
+// forked is a child, or why there is none. The pidfd is non-blocking.
+type forked struct {
+	pid   int
+	pidfd *os.File
+	err   error
+}
+
+// spawnLoop forks on one thread that does nothing else and stays for as long as
+// its children: the kernel ends them when the thread that forked them ends.
+func spawnLoop(requests <-chan forkRequest, quit <-chan struct{}) {
+	runtime.LockOSThread()
+	for {
+		select {
+		case <-quit:
+			// Never unlocked: the thread ends with its goroutine.
+			return
+		case req := <-requests:
+			req.reply <- fork(req)
+		}
+	}
+}
+
+func fork(req forkRequest) forked {
+	fd := -1
+	attr := *req.attr
+	sys := *attr.Sys
+	sys.PidFD = &fd
+	attr.Sys = &sys
+	attr.Env = req.env
+	pid, err := syscall.ForkExec(req.path, req.args, &attr)
+	if err != nil {
+		return forked{err: err}
+	}
+	if fd < 0 {
+		syscall.Kill(pid, syscall.SIGKILL)
+		syscall.Wait4(pid, nil, 0, nil)
+		return forked{err: errors.New("this kernel has no pidfd")}
+	}
+	// Non-blocking, the runtime's poller waits for it, and no thread has to.
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		syscall.Close(fd)
+		syscall.Kill(pid, syscall.SIGKILL)
+		syscall.Wait4(pid, nil, 0, nil)
+		return forked{err: err}
+	}
+	return forked{pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}
+}
+
+// errNotRunning is the answer when no Run is there any more to fork.
+var errNotRunning = errors.New("the sandbox has been stopped")
+
+func (h *Host) fork(ctx context.Context, req forkRequest) (forked, error) {
+	reply := make(chan forked, 1)
+	req.reply = reply
+	select {
+	case <-h.guarded:
+	case <-h.stopped:
+		return forked{}, errNotRunning
+	case <-ctx.Done():
+		return forked{}, ctx.Err()
+	}
+	select {
+	case h.forks <- req:
+		got := <-reply
+		return got, got.err
+	case <-h.stopped:
+		return forked{}, errNotRunning
+	case <-ctx.Done():
+		return forked{}, ctx.Err()
+	}
+}
+
+// reap waits for the child without a thread of its own and returns how it ended.
+func reap(f forked) (syscall.WaitStatus, syscall.Rusage, error) {
+	var status syscall.WaitStatus
+	var usage syscall.Rusage
+	conn, err := f.pidfd.SyscallConn()
+	if err != nil {
+		return status, usage, err
+	}
+	var waitErr error
+	err = conn.Read(func(uintptr) bool {
+		for {
+			pid, err := syscall.Wait4(f.pid, &status, syscall.WNOHANG, &usage)
+			if err == syscall.EINTR {
+				continue
+			}
+			waitErr = err
+			return pid == f.pid || err != nil
+		}
+	})
+	if err == nil {
+		err = waitErr
+	}
+	return status, usage, err
+}
+
+// Start runs a command. When it returns a Proc the program itself is running: the
+// error of each step before, also of the shim's, is Start's. On an error nothing
+// is left of it but Dir and OwnDirs, which may have changed hands.
+func (h *Host) Start(ctx context.Context, c Command) (_ *Proc, err error) {
+	if err := checkName(c.Name); err != nil {
+		return nil, err
+	}
+	if len(c.Args) == 0 || c.Dir == "" {
+		return nil, fmt.Errorf("cannot start %s: arguments and working directory are required", c.Name)
+	}
+	select {
+	case <-h.stopped:
+		return nil, fmt.Errorf("cannot start %s: %w", c.Name, errNotRunning)
+	default:
+	}
+	if !h.reserve(c.Name) {
+		return nil, fmt.Errorf("cannot start %s: the name is in use", c.Name)
+	}
+	defer func() {
+		if err != nil {
+			h.unreserve(c.Name)
+		}
+	}()
+	p := &Proc{host: h, name: c.Name, uid: -1, done: make(chan struct{}), started: time.Now()}
+	if h.uids != nil {
+		uid, err := h.uids.lease()
+		if err != nil {
+			return nil, err
+		}
+		p.uid = uid
+	}
+	defer func() {
+		if err != nil && p.uid >= 0 {
+			h.uids.release(p.uid)
+		}
+	}()
+	if h.groups != nil {
+		if p.group, err = h.groups.create(c.Name, c.Limits); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if err != nil && p.group != nil {
+			p.group.kill(time.Now().Add(killTime))
+			p.group.remove(time.Now().Add(time.Second))
+		}
+	}()
+	if p.uid >= 0 {
+		for _, dir := range c.OwnDirs {
+			if err := give(dir, p.uid); err != nil {
+				return nil, fmt.Errorf("cannot start %s: %w", c.Name, err)
+			}
+		}
+	}
+	if p.forked, err = h.launch(ctx, c, p); err != nil {
+		return nil, fmt.Errorf("cannot start %s: %w", c.Name, err)
+	}
+	h.mu.Lock()
+	h.procs[c.Name] = p
+	h.mu.Unlock()
+	go p.wait()
+	select {
+	case <-h.stopped:
+		// Run may have looked for what to end before this one was listed.
+		p.Kill()
+		return p, nil
+	default:
+		return p, nil
+	}
+}
+
+func (h *Host) reserve(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, taken := h.procs[name]; taken {
+		return false
+	}
+	h.procs[name] = nil
+	return true
+}
+
+func (h *Host) unreserve(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.procs, name)
+}
+
+// give changes the owner of a directory, never of what a link there points to.
+func give(dir string, uid int) error {
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_RDONLY, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open %s: %w", dir, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Fchown(fd, uid, uid); err != nil {
+		return fmt.Errorf("cannot give %s away: %w", dir, err)
+	}
+	return nil
+}
+
+// shimTime bounds what the shim needs to become the program.
+const shimTime = 10 * time.Second
+
+// launch forks the shim and waits until it has become the program.
+func (h *Host) launch(ctx context.Context, c Command, p *Proc) (_ forked, err error) {
+	var files fileSet
+	defer files.close()
+	spec, err := h.spec(c, p).Encode()
+	if err != nil {
+		return forked{}, err
+	}
+	binary := c.Binary
+	if binary == nil {
+		if binary, err = files.open(c.Path, os.O_RDONLY); err != nil {
+			return forked{}, err
+		}
+	}
+	null, err := files.open(os.DevNull, os.O_RDWR)
+	if err != nil {
+		return forked{}, err
+	}
+	specR, specW, err := files.pipe()
+	if err != nil {
+		return forked{}, err
+	}
+	statusR, statusW, err := files.pipe()
+	if err != nil {
+		return forked{}, err
+	}
+	sys := &syscall.SysProcAttr{Setsid: true}
+	inherit := []*os.File{null, orFile(c.Stdout, null), orFile(c.Stderr, null), specR, statusW, binary}
+	if p.group != nil {
+		for _, path := range p.group.tasks {
+			f, err := files.open(path, os.O_WRONLY)
+			if err != nil {
+				return forked{}, err
+			}
+			inherit = append(inherit, f)
+		}
+		if p.group.into != "" {
+			dir, err := files.open(p.group.into, unix.O_PATH|unix.O_DIRECTORY)
+			if err != nil {
+				return forked{}, err
+			}
+			sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
+		}
+	}
+	fds := make([]uintptr, len(inherit))
+	for i, f := range inherit {
+		fds[i] = f.Fd()
+	}
+	child, err := h.fork(ctx, forkRequest{
+		path: h.exe,
+		args: []string{"solod", early.ExecArg},
+		env:  []string{"GOMAXPROCS=1", "GOGC=off"},
+		attr: &syscall.ProcAttr{Dir: "/", Files: fds, Sys: sys},
+	})
+	runtime.KeepAlive(inherit)
+	if err != nil {
+		return forked{}, err
+	}
+	defer func() {
+		if err != nil {
+			// Nobody else reaps it, so the pid is still its own.
+			syscall.Kill(child.pid, syscall.SIGKILL)
+			reap(child)
+			child.pidfd.Close()
+		}
+	}()
+	specR.Close()
+	statusW.Close()
+	if err := h.guard.add(child.pid, p); err != nil {
+		return forked{}, err
+	}
+	deadline := time.Now().Add(shimTime)
+	if until, ok := ctx.Deadline(); ok && until.Before(deadline) {
+		deadline = until
+	}
+	specW.SetDeadline(deadline)
+	statusR.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() {
+		specW.SetDeadline(time.Now())
+		statusR.SetDeadline(time.Now())
+	})
+	defer stop()
+	if _, err := specW.Write(spec); err != nil && !errors.Is(err, syscall.EPIPE) {
+		return forked{}, firstOf(ctx.Err(), err)
+	}
+	// The pipe closes without a word when the program takes the shim's place.
+	msg, err := io.ReadAll(io.LimitReader(statusR, 4096))
+	if err != nil {
+		return forked{}, firstOf(ctx.Err(), err)
+	}
+	if len(msg) > 0 {
+		return forked{}, errors.New(strings.ToValidUTF8(string(msg), "?"))
+	}
+	return child, nil
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func orFile(f, other *os.File) *os.File {
+	if f != nil {
+		return f
+	}
+	return other
+}
+
+// defaultOpenFiles is RLIMIT_NOFILE of a command that names none.
+const defaultOpenFiles = 8192
+
+func (h *Host) spec(c Command, p *Proc) *early.Spec {
+	s := &early.Spec{Args: c.Args, Env: c.Env, Dir: c.Dir, UID: p.uid}
+	if p.group != nil {
+		s.Groups = len(p.group.tasks)
+	}
+	s.NoNewPrivs = h.layers["no_new_privs"].On
+	if !h.layers["rlimits"].On {
+		return s
+	}
+	files := c.Limits.OpenFiles
+	if files <= 0 {
+		files = defaultOpenFiles
+	}
+	s.Rlimits = []early.Rlimit{
+		{Resource: unix.RLIMIT_CORE, Max: 0},
+		{Resource: unix.RLIMIT_MEMLOCK, Max: 0},
+		{Resource: unix.RLIMIT_MSGQUEUE, Max: 0},
+		{Resource: unix.RLIMIT_NOFILE, Max: uint64(files)},
+	}
+	if c.Limits.FileBytes > 0 {
+		s.Rlimits = append(s.Rlimits, early.Rlimit{Resource: unix.RLIMIT_FSIZE, Max: uint64(c.Limits.FileBytes)})
+	}
+	if c.Limits.PIDs > 0 && p.uid >= 0 && !h.layers[layerPIDs].On {
+		// Its user is nobody else's, so the limit per user is one per command.
+		s.Rlimits = append(s.Rlimits, early.Rlimit{Resource: unix.RLIMIT_NPROC, Max: uint64(c.Limits.PIDs)})
+	}
+	return s
+}
+
+// fileSet closes what was opened for one launch.
+type fileSet []*os.File
+
+func (s *fileSet) open(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	*s = append(*s, f)
+	return f, nil
+}
+
+func (s *fileSet) pipe() (r, w *os.File, err error) {
+	if r, w, err = os.Pipe(); err != nil {
+		return nil, nil, err
+	}
+	*s = append(*s, r, w)
+	return r, w, nil
+}
+
+func (s *fileSet) close() {
+	for _, f := range *s {
+		f.Close()
+	}
+}
