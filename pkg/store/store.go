@@ -1,0 +1,353 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/solo-run/solo/pkg/solo"
+)
+
+// schema is the version of the layout of all buckets together.
+const schema = 1
+
+var (
+	bucketMeta = []byte("solo")
+	keySchema  = []byte("schema")
+)
+
+// Options tune [Open]; the zero value is right.
+type Options struct {
+	// OpenFile opens the file in the place of os.OpenFile, for tests of a failing
+	// disk.
+	OpenFile func(string, int, os.FileMode) (*os.File, error)
+	// ReadOnly opens a file that nobody writes to, such as a backup.
+	ReadOnly bool
+}
+
+// DB is an open store. Its methods may be called by many goroutines at once.
+type DB struct {
+	bolt  *bbolt.DB
+	path  string
+	fault atomic.Pointer[error]
+
+	mu      sync.Mutex
+	queue   []*change
+	leading bool
+	last    time.Time
+}
+
+// lockTime is how long Open waits for the lock of the file.
+const lockTime = time.Second
+
+// Open opens or makes the store at path; its directory is made, 0700. The error
+// names the file and says what to do.
+func Open(path string, opts Options) (*DB, error) {
+	if !opts.ReadOnly {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, fmt.Errorf("cannot make the directory of the store: %w", err)
+		}
+	}
+	marker := path + ".initialised"
+	fresh, err := checkFile(path, marker)
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{path: path}
+	if db.bolt, err = openBolt(path, opts); err != nil {
+		return nil, describe(path, err)
+	}
+	if err := db.prepare(opts.ReadOnly); err != nil {
+		db.bolt.Close()
+		return nil, err
+	}
+	if fresh && !opts.ReadOnly {
+		if err := writeMarker(marker); err != nil {
+			db.bolt.Close()
+			return nil, err
+		}
+	}
+	return db, nil
+}
+
+// checkFile tells whether there is no store yet, and refuses to begin a new one
+// where there was one.
+func checkFile(path, marker string) (fresh bool, err error) {
+	info, err := os.Lstat(path)
+	switch {
+	case err == nil && !info.Mode().IsRegular():
+		return false, fmt.Errorf("cannot open the store %s: it is not a regular file", path)
+	case err == nil && info.Size() > 0:
+		return false, nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return false, fmt.Errorf("cannot open the store: %w", err)
+	}
+	if _, err := os.Lstat(marker); err == nil {
+		return false, fmt.Errorf("cannot open the store %s: it was in use and is now empty or gone; put back a backup, or remove %s to begin with an empty one", path, marker)
+	}
+	return true, nil
+}
+
+func writeMarker(marker string) error {
+	f, err := os.OpenFile(marker, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot mark the store as in use: %w", err)
+	}
+	defer f.Close()
+	dir, err := os.Open(filepath.Dir(marker))
+	if err != nil {
+		return fmt.Errorf("cannot mark the store as in use: %w", err)
+	}
+	defer dir.Close()
+	if err := errors.Join(f.Sync(), dir.Sync()); err != nil {
+		return fmt.Errorf("cannot mark the store as in use: %w", err)
+	}
+	return nil
+}
+
+// openBolt turns the panics of bbolt over a damaged file into errors.
+func openBolt(path string, opts Options) (db *bbolt.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			db, err = nil, fmt.Errorf("the file is damaged: %v", p)
+		}
+	}()
+	return bbolt.Open(path, 0o600, &bbolt.Options{
+		Timeout: lockTime, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
+		InitialMmapSize: 64 << 20, OpenFile: opts.OpenFile, ReadOnly: opts.ReadOnly,
+	})
+}
+
+func describe(path string, err error) error {
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return fmt.Errorf("cannot open the store %s: another process has it", path)
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum):
+		return fmt.Errorf("cannot open the store %s: it is not a store, or it is damaged; put back a backup: %w", path, err)
+	case errors.Is(err, berrors.ErrVersionMismatch):
+		return fmt.Errorf("cannot open the store %s: its file format is another one: %w", path, err)
+	}
+	return fmt.Errorf("cannot open the store %s: %w", path, err)
+}
+
+// prepare checks the schema, and writes it into a new file.
+func (db *DB) prepare(readOnly bool) error {
+	var found uint64
+	empty := true
+	err := db.View(func(tx *Tx) error {
+		if b := tx.Bucket(bucketMeta); b != nil {
+			if v := b.Get(keySchema); len(v) == 8 {
+				found = binary.BigEndian.Uint64(v)
+			}
+		}
+		k, _ := tx.Cursor().First()
+		empty = k == nil
+		return nil
+	})
+	switch {
+	case err != nil:
+		return describe(db.path, err)
+	case found == schema:
+		return nil
+	case found > schema:
+		return fmt.Errorf("cannot open the store %s: a newer solod wrote it (schema %d, this one knows %d); use that one", db.path, found, schema)
+	case readOnly, !empty:
+		return fmt.Errorf("cannot open the store %s: it is a bbolt file, but not one of Solo's", db.path)
+	}
+	return db.Update(func(tx *Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucketMeta)
+		if err != nil {
+			return err
+		}
+		return b.Put(keySchema, binary.BigEndian.AppendUint64(nil, schema))
+	})
+}
+
+// Close ends the store; changes under way are finished first.
+func (db *DB) Close() error { return db.bolt.Close() }
+
+// Healthy returns what the last change met on the disk, nil for nothing.
+func (db *DB) Healthy() error {
+	if err := db.fault.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Tx is one transaction. Now is its time: UTC, and never before that of an
+// earlier change, as far as this process lives.
+type Tx struct {
+	*bbolt.Tx
+	Now   time.Time
+	hooks []func()
+}
+
+// OnCommit calls f once, after the change is durable and before Update returns;
+// those of a change that was rolled back are not called.
+func (tx *Tx) OnCommit(f func()) { tx.hooks = append(tx.hooks, f) }
+
+// View runs a function that only reads. Keep it short: a long one makes the file
+// grow.
+func (db *DB) View(fn func(*Tx) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = solo.Errorf(solo.CodeStorageUnavailable, "the store is damaged").Because(fmt.Errorf("%v", p))
+		}
+	}()
+	return db.bolt.View(func(tx *bbolt.Tx) error { return fn(&Tx{Tx: tx, Now: time.Now().UTC()}) })
+}
+
+// change is one call of Update that waits for its turn.
+type change struct {
+	fn    func(*Tx) error
+	err   error
+	panic any
+	// wake gets true where the change has to lead the next commit, false when it is
+	// decided.
+	wake chan bool
+}
+
+// maxBatch bounds how many changes share a commit.
+const maxBatch = 1024
+
+// Update runs fn in a transaction and returns once it is durable. fn may be run
+// more than once, so it only touches the transaction and assigns to variables;
+// if it returns an error, only its own change is undone. A failing disk is a
+// storage_unavailable error.
+func (db *DB) Update(fn func(*Tx) error) error {
+	c := &change{fn: fn, wake: make(chan bool, 1)}
+	db.mu.Lock()
+	db.queue = append(db.queue, c)
+	lead := !db.leading
+	db.leading = true
+	db.mu.Unlock()
+	if !lead {
+		lead = <-c.wake
+	}
+	if lead {
+		db.lead()
+	}
+	if c.panic != nil {
+		panic(c.panic)
+	}
+	return c.err
+}
+
+// lead commits the batch at the head of the queue, in which the caller's own
+// change is, and hands the lead over.
+func (db *DB) lead() {
+	db.mu.Lock()
+	n := min(len(db.queue), maxBatch)
+	batch := db.queue[:n:n]
+	db.queue = db.queue[n:]
+	db.mu.Unlock()
+
+	db.commit(batch)
+
+	db.mu.Lock()
+	if len(db.queue) > 0 {
+		db.queue[0].wake <- true
+	} else {
+		db.leading = false
+		db.queue = nil
+	}
+	db.mu.Unlock()
+	for _, c := range batch[1:] {
+		c.wake <- false
+	}
+}
+
+// errRollback undoes a transaction in which one change failed.
+var errRollback = errors.New("rolled back")
+
+// commit decides every change of the batch.
+func (db *DB) commit(batch []*change) {
+	for len(batch) > 0 {
+		var hooks []func()
+		failed := -1
+		err := db.transaction(func(tx *bbolt.Tx) error {
+			hooks, failed = nil, -1
+			now := db.now()
+			for i, c := range batch {
+				t := &Tx{Tx: tx, Now: now}
+				if !c.run(t) {
+					failed = i
+					return errRollback
+				}
+				hooks = append(hooks, t.hooks...)
+			}
+			return nil
+		})
+		if failed >= 0 && errors.Is(err, errRollback) {
+			batch = append(append(make([]*change, 0, len(batch)-1), batch[:failed]...), batch[failed+1:]...)
+			continue
+		}
+		if err != nil {
+			fault := unavailable(err)
+			db.fault.Store(&fault)
+			for _, c := range batch {
+				c.err = fault
+			}
+			return
+		}
+		db.fault.Store(nil)
+		for _, hook := range hooks {
+			hook()
+		}
+		return
+	}
+}
+
+// transaction is bbolt's Update without its panics: they mean damage.
+func (db *DB) transaction(fn func(*bbolt.Tx) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the store is damaged: %v", p)
+		}
+	}()
+	return db.bolt.Update(fn)
+}
+
+// run reports whether the change went through; a panic is its caller's.
+func (c *change) run(tx *Tx) (ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.panic, ok = p, false
+		}
+	}()
+	c.err = c.fn(tx)
+	return c.err == nil
+}
+
+// now is called by the leader only.
+func (db *DB) now() time.Time {
+	now := time.Now().UTC()
+	if !now.After(db.last) {
+		now = db.last
+	}
+	db.last = now
+	return now
+}
+
+func unavailable(err error) error {
+	why := "the disk fails"
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		why = "the disk is full"
+	case errors.Is(err, syscall.EROFS):
+		why = "the disk is read-only"
+	case errors.Is(err, berrors.ErrDatabaseNotOpen):
+		why = "it is closed"
+	}
+	return solo.Errorf(solo.CodeStorageUnavailable, "nothing can be stored: %s", why).Because(err)
+}
