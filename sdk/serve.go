@@ -70,8 +70,12 @@ func (s *service) serve(ctx context.Context, head *wire.Head, body []byte) *wire
 			return answer(guard("Health", func() error { return c.Health(ctx) }))
 		}
 	case wire.KindStart:
+		// Not guarded: a start that panics or fails is the end of the process, with
+		// its reason in the log.
 		if c, ok := s.handler.(Starter); ok {
-			return answer(guard("Start", func() error { return c.Start(ctx, s.host) }))
+			if err := c.Start(ctx, s.host); err != nil {
+				fatal(fmt.Sprint("Start: ", err))
+			}
 		}
 	case wire.KindStop:
 		s.runStop(ctx)

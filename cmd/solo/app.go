@@ -89,7 +89,8 @@ func (a *app) client(cmd *cobra.Command) (*client.Client, error) {
 		if cmd.Flags().Changed(flag) {
 			return value, true
 		}
-		return os.LookupEnv(variable)
+		value = os.Getenv(variable)
+		return value, value != ""
 	}
 	addr, _ := setting("addr", a.addr, "SOLO_ADDR")
 	if addr == "" {
@@ -109,7 +110,7 @@ func (a *app) client(cmd *cobra.Command) (*client.Client, error) {
 		client.WithToken(token),
 		client.WithTap(func(answer json.RawMessage) { a.answer = bytes.Clone(answer) }),
 		client.WithReconnect(func(cause error, wait time.Duration) {
-			a.say("the stream was cut (%v); again in %v", cause, wait.Round(100*time.Millisecond))
+			a.say("%s; again in %v", clean(cause.Error()), wait.Round(100*time.Millisecond))
 		}),
 	)
 	if err != nil {
@@ -129,6 +130,28 @@ func (a *app) print(table func(w io.Writer)) error {
 		table(&b)
 	}
 	return a.write(b.Bytes())
+}
+
+// printLine is print for one of many: with -o json, a line for each.
+func (a *app) printLine(text func(w io.Writer)) error {
+	if a.format != "json" {
+		return a.print(text)
+	}
+	line, err := oneLine(a.answer)
+	if err != nil {
+		return err
+	}
+	return a.write(line)
+}
+
+// oneLine is JSON as it came but for its spaces, with an end of line.
+func oneLine(data json.RawMessage) ([]byte, error) {
+	var b bytes.Buffer
+	if err := json.Compact(&b, data); err != nil {
+		return nil, fmt.Errorf("cannot read the answer: %w", err)
+	}
+	b.WriteByte('\n')
+	return b.Bytes(), nil
 }
 
 // write writes data to stdout; a script must hear of what did not arrive.

@@ -148,9 +148,9 @@ func exitWords(e *solov1.Exit) string {
 }
 
 func listTable(w io.Writer, l *solov1.ServiceList) {
-	rows := [][]string{{"SERVICE", "STATE", "READY", "VERSION", "RESTARTS", "PID", "STARTED"}}
+	rows := [][]string{{"TENANT", "SERVICE", "STATE", "READY", "VERSION", "RESTARTS", "PID", "STARTED"}}
 	for _, s := range l.GetServices() {
-		rows = append(rows, []string{s.GetServiceId(), s.GetState(), yesNo(s.GetReady()), strconv.Itoa(int(s.GetVersion())),
+		rows = append(rows, []string{orMinus(s.GetTenantId()), s.GetServiceId(), s.GetState(), yesNo(s.GetReady()), strconv.Itoa(int(s.GetVersion())),
 			strconv.Itoa(int(s.GetRestarts())), orDash(s.Pid), formatTime(s.StartedAt)})
 	}
 	table(w, rows...)

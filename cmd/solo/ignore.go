@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -13,8 +12,11 @@ import (
 	"strings"
 )
 
-// maxIgnoreBytes bounds a .gitignore.
-const maxIgnoreBytes = 256 << 10
+// Bounds of a .gitignore: a pattern is at most as long as a path of Linux.
+const (
+	maxIgnoreBytes  = 256 << 10
+	maxPatternBytes = 4096
+)
 
 // ignore decides what .gitignore files leave out of a directory: those in it,
 // and those above it up to the root of its repository.
@@ -38,6 +40,9 @@ type pattern struct {
 // nothing: the user named it.
 func newIgnore(dir string) (*ignore, error) {
 	abs, err := filepath.Abs(dir)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the source: %w", err)
 	}
@@ -55,17 +60,19 @@ func newIgnore(dir string) (*ignore, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the source: %w", err)
 	}
-	ig := &ignore{prefix: filepath.ToSlash(rel)}
-	if ig.prefix == "." {
+	prefix := filepath.ToSlash(rel)
+	ig := &ignore{prefix: "."}
+	if prefix == "." {
 		return ig, nil
 	}
+	root, err := os.OpenRoot(repo)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the source: %w", err)
+	}
+	defer root.Close()
 	at := "."
-	for _, step := range strings.Split(ig.prefix, "/") {
-		data, err := os.ReadFile(filepath.Join(repo, filepath.FromSlash(at), ".gitignore"))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("cannot read the source: %w", err)
-		}
-		if err := ig.add(at, data); err != nil {
+	for _, step := range strings.Split(prefix, "/") {
+		if err := ig.enter(root, at); err != nil {
 			return nil, err
 		}
 		at = path.Join(at, step)
@@ -73,6 +80,7 @@ func newIgnore(dir string) (*ignore, error) {
 			return &ignore{prefix: "."}, nil
 		}
 	}
+	ig.prefix = prefix
 	return ig, nil
 }
 
@@ -121,15 +129,19 @@ func (ig *ignore) add(dir string, data []byte) error {
 	if len(data) > maxIgnoreBytes {
 		return fmt.Errorf("cannot read %s: it has more than %d bytes", path.Join(dir, ".gitignore"), maxIgnoreBytes)
 	}
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	lines.Buffer(nil, maxIgnoreBytes+1)
-	for lines.Scan() {
-		if p, ok := parsePattern(lines.Text()); ok {
+	// As in git, a byte order mark is no part of the first pattern.
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	n := 0
+	for line := range bytes.SplitSeq(data, []byte("\n")) {
+		if n++; len(line) > maxPatternBytes {
+			return fmt.Errorf("cannot read %s: line %d has more than %d bytes", path.Join(dir, ".gitignore"), n, maxPatternBytes)
+		}
+		if p, ok := parsePattern(string(line)); ok {
 			p.dir = dir
 			ig.patterns = append(ig.patterns, p)
 		}
 	}
-	return lines.Err()
+	return nil
 }
 
 // parsePattern reads one line; ok is false for one that matches nothing.
@@ -299,9 +311,14 @@ func classExpr(set map[byte]bool) string {
 	}
 	var b strings.Builder
 	b.WriteString("[")
-	for c := range 256 {
-		if set[byte(c)] {
-			fmt.Fprintf(&b, `\x{%x}`, c)
+	for lo := 0; lo < 256; lo++ {
+		hi := lo
+		for hi < 256 && set[byte(hi)] {
+			hi++
+		}
+		if hi > lo {
+			fmt.Fprintf(&b, `\x{%x}-\x{%x}`, lo, hi-1)
+			lo = hi
 		}
 	}
 	b.WriteString("]")

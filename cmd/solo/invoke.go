@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 
@@ -30,7 +31,7 @@ at most 8 MiB.`,
 				req.Body = []byte(args[2])
 				if args[2] == "-" {
 					var err error
-					if req.Body, err = readBounded(a.in, maxBody); err != nil {
+					if req.Body, err = readInput(cmd.Context(), a.in, maxBody); err != nil {
 						return fmt.Errorf("cannot read the body from stdin: %w", err)
 					}
 				}
@@ -60,6 +61,27 @@ at most 8 MiB.`,
 	cmd.Flags().Int64Var(&timeout, "timeout-ms", 0, "deadline of the call, at most 300000 (default 30000)")
 	cmd.Flags().StringToStringVar(&req.Metadata, "meta", nil, "metadata for the service, as NAME=VALUE")
 	return cmd
+}
+
+// readInput is readBounded until ctx ends: nothing else interrupts a read of a
+// terminal, or of a pipe that nobody writes to. Then the read stays behind, and
+// ends with the program.
+func readInput(ctx context.Context, r io.Reader, max int64) ([]byte, error) {
+	type result struct {
+		data []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		data, err := readBounded(r, max)
+		done <- result{data, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case got := <-done:
+		return got.data, got.err
+	}
 }
 
 // readBounded reads all of r, at most max bytes.

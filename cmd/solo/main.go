@@ -1,7 +1,7 @@
 // Command solo is the command line of Solo: it asks a daemon, solod, over the
 // unix socket or HTTP, and prints what it answers.
 //
-// The nouns are those of package client. What the promises are to a script:
+// The nouns are those of package client. The promises to a script:
 // data goes to stdout and everything else to stderr; with -o json the data are
 // the daemon's own bytes; the exit status is the verdict (see status.go); and
 // nothing is coloured.
@@ -16,7 +16,6 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	status := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(status)
+	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

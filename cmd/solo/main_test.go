@@ -40,6 +40,8 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { stop(); os.RemoveAll(dir) })
 			env.Setenv("SOLO_ADDR", "unix:"+filepath.Join(dir, "s"))
+			// The race detector's own wait at the end of each program.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -114,7 +114,7 @@ func (a *app) source(cmd *cobra.Command, path, id string) (*solov1.DeployRequest
 			return nil, nil, &usageError{cause: err, command: cmd.CommandPath()}
 		}
 	}
-	src, err := readSource(path, a.in)
+	src, err := readSource(cmd.Context(), path, a.in)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -282,6 +282,21 @@ func (a *app) shutdownCommand() *cobra.Command {
 	}
 }
 
+// version is set by the build.
+var version string
+
+// programVersion is the version of this build; of one that go install made, the
+// module's.
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
@@ -289,15 +304,11 @@ func (a *app) versionCommand() *cobra.Command {
 		Example: "  solo version",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			version := "(devel)"
-			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-				version = info.Main.Version
-			}
 			var err error
-			if a.answer, err = json.Marshal(map[string]string{"version": version, "go": runtime.Version()}); err != nil {
+			if a.answer, err = json.Marshal(map[string]string{"version": programVersion(), "go": runtime.Version()}); err != nil {
 				return err
 			}
-			return a.print(func(w io.Writer) { table(w, []string{"solo", version, runtime.Version()}) })
+			return a.print(func(w io.Writer) { table(w, []string{"solo", programVersion(), runtime.Version()}) })
 		},
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"go/scanner"
@@ -63,10 +64,13 @@ func idOf(name string) (string, error) {
 
 // readSource reads what PATH names. An error about the source itself is a
 // [*sourceError].
-func readSource(name string, stdin io.Reader) (*source, error) {
+func readSource(ctx context.Context, name string, stdin io.Reader) (*source, error) {
 	if name == "-" {
-		data, err := readBounded(stdin, maxSourceBytes)
-		if err != nil {
+		data, err := readInput(ctx, stdin, maxSourceBytes)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil:
 			return nil, &sourceError{message: fmt.Sprintf("cannot read the source from stdin: %v", err)}
 		}
 		return textSource(stdinName, data)
@@ -96,6 +100,9 @@ func readSource(name string, stdin io.Reader) (*source, error) {
 // textSource is a Go file or an archive; which of them, the daemon decides.
 func textSource(name string, data []byte) (*source, error) {
 	s := &source{path: name, code: data, starts: archiveStarts(data)}
+	if s.starts == nil && len(data) > maxFileBytes {
+		return nil, &sourceError{message: fmt.Sprintf("%s has more than %d bytes", name, maxFileBytes)}
+	}
 	if d := notUTF8(name, data); d != nil {
 		return nil, &sourceError{message: "a source must be UTF-8", diagnostics: []*solov1.Diagnostic{d}}
 	}
@@ -108,19 +115,28 @@ func archiveStarts(data []byte) map[string]int {
 	var starts map[string]int
 	offset := 0
 	for n, line := range bytes.SplitAfter(data, []byte("\n")) {
-		text := bytes.TrimSpace(line)
-		if bytes.HasPrefix(line, []byte("-- ")) && bytes.HasSuffix(text, []byte(" --")) && len(text) > len("--  --") {
+		if name := marker(line); name != "" {
 			if starts == nil {
 				if packageClause(data[:offset]) {
 					return nil
 				}
 				starts = map[string]int{}
 			}
-			starts[string(bytes.TrimSpace(text[len("--"):len(text)-len("--")]))] = n + 1
+			starts[name] = n + 1
 		}
 		offset += len(line)
 	}
 	return starts
+}
+
+// marker is the name in a line that begins a file of an archive, "" for any other.
+func marker(line []byte) string {
+	name, begins := bytes.CutPrefix(bytes.TrimRight(line, "\r\n"), []byte("-- "))
+	name, ends := bytes.CutSuffix(name, []byte(" --"))
+	if !begins || !ends {
+		return ""
+	}
+	return string(bytes.TrimSpace(name))
 }
 
 // packageClause reports whether Go source begins, however it goes on.

@@ -33,7 +33,7 @@ func write(t *testing.T, dir string, files map[string]string) {
 
 func names(t *testing.T, dir string) []string {
 	t.Helper()
-	s, err := readSource(dir, nil)
+	s, err := readSource(t.Context(), dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,21 @@ func TestSourceBounds(t *testing.T) {
 	for _, n := range []string{"b", "c", "d", "e"} {
 		write(t, over, map[string]string{"many/" + n: strings.Repeat("x", maxFileBytes)})
 	}
-	write(t, over, map[string]string{"long.go": strings.Repeat("x", maxSourceBytes+1)})
+	write(t, over, map[string]string{
+		"long.go":            strings.Repeat("x", maxSourceBytes+1),
+		"mid.go":             strings.Repeat("x", maxFileBytes+1),
+		"two.txtar":          "-- a --\n" + strings.Repeat("x", maxFileBytes) + "\n-- b --\n" + strings.Repeat("x", maxFileBytes),
+		"pattern/.gitignore": strings.Repeat("x", maxPatternBytes) + "\n" + strings.Repeat("x", maxPatternBytes+1),
+		"ignored/.gitignore": strings.Repeat("x\n", maxIgnoreBytes/2+1),
+	})
+	if _, err := readSource(t.Context(), filepath.Join(over, "two.txtar"), nil); err != nil {
+		t.Errorf("an archive of two files: %v", err)
+	}
+	for path, want := range map[string]string{"pattern": "line 2 has more than 4096 bytes", "ignored": "more than 262144 bytes"} {
+		if _, err := readSource(t.Context(), filepath.Join(over, path), nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want an error with %q", path, err, want)
+		}
+	}
 	fifo := filepath.Join(over, "fifo", "f")
 	write(t, over, map[string]string{"fifo/a.go": ""})
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
@@ -126,16 +140,17 @@ func TestSourceBounds(t *testing.T) {
 		filepath.Join(over, "big"):     "more than 1048576 bytes",
 		filepath.Join(over, "many"):    "more than 4194304 bytes",
 		filepath.Join(over, "long.go"): "more than 4194304 bytes",
+		filepath.Join(over, "mid.go"):  "more than 1048576 bytes",
 		filepath.Join(over, "fifo"):    "is not a regular file",
 		fifo:                           "neither a file nor a directory",
 	} {
-		_, err := readSource(path, nil)
+		_, err := readSource(t.Context(), path, nil)
 		var refused *sourceError
 		if !errors.As(err, &refused) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want a refusal with %q", path, err, want)
 		}
 	}
-	if _, err := readSource("-", strings.NewReader(strings.Repeat("x", maxSourceBytes+1))); exitStatus(err) != statusRefused {
+	if _, err := readSource(t.Context(), "-", strings.NewReader(strings.Repeat("x", maxSourceBytes+1))); exitStatus(err) != statusRefused {
 		t.Errorf("stdin over the bound: %v", err)
 	}
 }
@@ -218,7 +233,7 @@ func TestIgnoreAbove(t *testing.T) {
 	}
 }
 
-// randomIgnores is how many files of random patterns are tried, at 10 ms each.
+// randomIgnores is how many files of random patterns are tried, at 5 ms each.
 const randomIgnores = 60
 
 // Ensure that patterns mean what they mean to git.
@@ -230,63 +245,65 @@ func TestIgnoreAsGit(t *testing.T) {
 	patterns := []string{
 		"*.log", "/a", "a/", "a/b", "/a/*.txt", "**/c", "a/**", "a/**/c", "!a.log", "!/a/b.txt", "x?z", "[ab].txt", "[!a].txt",
 		"[^a-c].txt", "[[:digit:]]x", "[]-]y", `\#hash`, "# comment", `\!bang`, "sp ", `sp\ `, "", "/", "//", "**", "***", "a*c", "*/b.txt",
-		"a/*", "!a/b.txt", "foo/**/", `a\*b`, "[a", "d**e", "/**/q", "a//b", "ü*", "x[/]y", `back\`, "*", "!*/", "!main.go",
+		"a/*", "!a/b.txt", "foo/**/", `a\*b`, "[a", "d**e", "/**/q", "a//b", "ü*", "x[/]y", `back\`, "*", "!*/", "!main.go", "\ufeff*.log",
 	}
 	paths := []string{
 		"a.log", "b/a.log", "a/b", "b/a/b", "a/b.txt", "a/x.txt", "a/s/x.txt", "c", "x/c", "x/y/c", "a/m/c", "a/m/n/c", "xyz", "x/xyz",
 		"a.txt", "b.txt", "d.txt", "1x", "]y", "-y", "#hash", "!bang", "sp", "sp ", "abc", "ac", "s/b.txt", "s/t/b.txt", "foo/d/f", "foo/e",
 		"a*b", "aXb", "[a", "de", "dxe", "d/e", "q", "z/q", "üx", "xüz", "main.go", "sub/main.go", `back\`, "ab/main.go",
 	}
-	compare := func(t *testing.T, lines []string) {
-		t.Helper()
-		dir := t.TempDir()
-		files := map[string]string{".gitignore": strings.Join(lines, "\n") + "\n"}
-		for _, p := range paths {
-			// A name cannot be both a file and a directory: files of the longer paths win.
-			if !slices.ContainsFunc(paths, func(q string) bool { return strings.HasPrefix(q, p+"/") }) {
-				files[p] = "x"
-			}
-		}
-		write(t, dir, files)
-		for _, args := range [][]string{{"init", "-q"}, {"ls-files", "-z", "--others", "--cached", "--exclude-per-directory=.gitignore"}} {
-			cmd := exec.Command(git, args...)
-			cmd.Dir = dir
-			cmd.Env = []string{"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null", "HOME=" + dir, "PATH=" + os.Getenv("PATH")}
-			out, err := cmd.Output()
-			if err != nil {
-				t.Fatalf("git %v: %v", args, err)
-			}
-			if args[0] == "init" {
-				continue
-			}
-			var want []string
-			for _, name := range strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00") {
-				if name != "" && name[0] != '.' {
-					want = append(want, name)
-				}
-			}
-			slices.Sort(want)
-			var got []string
-			s, err := readSource(dir, nil)
-			if err == nil {
-				got = slices.Sorted(maps.Keys(s.files))
-			} else if exitStatus(err) != statusRefused {
-				t.Fatal(err)
-			}
-			if !slices.Equal(got, want) {
-				var diff []string
-				for _, n := range append(slices.Clone(got), want...) {
-					if slices.Contains(got, n) != slices.Contains(want, n) {
-						diff = append(diff, fmt.Sprintf("%q kept: %v, by git: %v", n, slices.Contains(got, n), slices.Contains(want, n)))
-					}
-				}
-				t.Errorf("with %q: %s", lines, strings.Join(diff, "; "))
-			}
+	dir := t.TempDir()
+	files := map[string]string{}
+	for _, p := range paths {
+		// A name cannot be both a file and a directory: files of the longer paths win.
+		if !slices.ContainsFunc(paths, func(q string) bool { return strings.HasPrefix(q, p+"/") }) {
+			files[p] = "x"
 		}
 	}
+	write(t, dir, files)
+	run := func(args ...string) string {
+		t.Helper()
+		cmd := exec.Command(git, args...)
+		cmd.Dir = dir
+		cmd.Env = []string{"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null", "HOME=" + dir, "PATH=" + os.Getenv("PATH")}
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("git %v: %v", args, err)
+		}
+		return string(out)
+	}
+	run("init", "-q")
+	compare := func(lines ...string) {
+		t.Helper()
+		write(t, dir, map[string]string{".gitignore": strings.Join(lines, "\n") + "\n"})
+		var want []string
+		for name := range strings.SplitSeq(run("ls-files", "-z", "--others", "--exclude-per-directory=.gitignore"), "\x00") {
+			if name != "" && name[0] != '.' {
+				want = append(want, name)
+			}
+		}
+		slices.Sort(want)
+		var got []string
+		s, err := readSource(t.Context(), dir, nil)
+		if err == nil {
+			got = slices.Sorted(maps.Keys(s.files))
+		} else if exitStatus(err) != statusRefused {
+			t.Fatal(err)
+		}
+		if slices.Equal(got, want) {
+			return
+		}
+		var diff []string
+		for _, n := range append(slices.Clone(got), want...) {
+			if slices.Contains(got, n) != slices.Contains(want, n) {
+				diff = append(diff, fmt.Sprintf("%q kept: %v, by git: %v", n, slices.Contains(got, n), slices.Contains(want, n)))
+			}
+		}
+		t.Errorf("with %q: %s", lines, strings.Join(diff, "; "))
+	}
 	for i, p := range patterns {
-		compare(t, []string{p})
-		compare(t, []string{p, patterns[(i+7)%len(patterns)], patterns[(i+13)%len(patterns)]})
+		compare(p)
+		compare(p, patterns[(i+7)%len(patterns)], patterns[(i+13)%len(patterns)])
 	}
 	random := rand.New(rand.NewPCG(1, 0))
 	for range randomIgnores {
@@ -299,6 +316,6 @@ func TestIgnoreAsGit(t *testing.T) {
 			}
 			lines = append(lines, b.String())
 		}
-		compare(t, lines)
+		compare(lines...)
 	}
 }

@@ -30,7 +30,7 @@ var codeStatus = map[client.Code]int{
 	client.CodeNotFound:           statusNotFound,
 	client.CodeTimeout:            statusTimedOut,
 	client.CodeConflict:           statusFailed,
-	client.CodeTooLarge:           statusFailed,
+	client.CodeTooLarge:           statusRefused, // a source: the body of a call is bounded before it is sent
 	client.CodeCompileFailed:      statusRefused,
 	client.CodeTestsFailed:        statusRefused,
 	client.CodePolicyViolation:    statusRefused,
@@ -119,7 +119,7 @@ func (a *app) explain(err error) {
 			source = &sourceError{}
 		}
 		a.diagnostics(source.at, refused.Diagnostics(), "")
-		a.say("%s", clean(refused.Message))
+		a.say("%s", indent(refused.Message))
 		a.details(source.at, refused)
 		a.advise(source.service, refused)
 	case errors.Is(err, context.Canceled):
@@ -127,6 +127,9 @@ func (a *app) explain(err error) {
 	case errors.Is(err, client.ErrUnreachable):
 		a.say("%s", clean(err.Error()))
 		a.hint("start solod, or say where it is with --addr or $SOLO_ADDR")
+	case errors.Is(err, client.ErrProtocol):
+		a.say("%s", clean(err.Error()))
+		a.hint("is it solod that answers there? --addr and $SOLO_ADDR say where to ask")
 	default:
 		a.say("%s", clean(err.Error()))
 	}

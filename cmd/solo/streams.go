@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,7 +46,7 @@ until an interrupt. With -o json and -f, each line is a JSON object on a line.`,
 				if err != nil {
 					return err
 				}
-				if err := a.printPage(page.GetLogs(), "logs", follow); err != nil || !follow {
+				if err := a.printPage(page.GetLogs(), follow); err != nil || !follow {
 					return err
 				}
 				req.SinceId = proto.Uint64(page.GetNextSinceId())
@@ -65,7 +64,7 @@ until an interrupt. With -o json and -f, each line is a JSON object on a line.`,
 
 // printPage prints the lines of a page: as the page with -o json, or, where more
 // follow, each in a line of its own.
-func (a *app) printPage(logs []*solov1.LogLine, key string, follow bool) error {
+func (a *app) printPage(logs []*solov1.LogLine, follow bool) error {
 	if a.format != "json" || !follow {
 		return a.print(func(w io.Writer) {
 			for _, l := range logs {
@@ -73,19 +72,21 @@ func (a *app) printPage(logs []*solov1.LogLine, key string, follow bool) error {
 			}
 		})
 	}
-	var page map[string]json.RawMessage
-	var records []json.RawMessage
-	if err := errors.Join(json.Unmarshal(a.answer, &page), json.Unmarshal(page[key], &records)); err != nil {
-		return fmt.Errorf("cannot read the page: %w", err)
+	var page struct {
+		Logs []json.RawMessage `json:"logs"`
 	}
-	var b bytes.Buffer
-	for _, r := range records {
-		if err := json.Compact(&b, r); err != nil {
-			return fmt.Errorf("cannot read the page: %w", err)
+	if err := json.Unmarshal(a.answer, &page); err != nil {
+		return fmt.Errorf("cannot read the answer: %w", err)
+	}
+	var out []byte
+	for _, record := range page.Logs {
+		line, err := oneLine(record)
+		if err != nil {
+			return err
 		}
-		b.WriteByte('\n')
+		out = append(out, line...)
 	}
-	return a.write(b.Bytes())
+	return a.write(out)
 }
 
 // lines turns records into what writes each as a line.
@@ -110,7 +111,7 @@ func (a *app) follow(cmd *cobra.Command, records iter.Seq2[func(io.Writer), erro
 		case err != nil:
 			return endOfFollowing(cmd.Context(), err)
 		}
-		if err := a.print(record); err != nil {
+		if err := a.printLine(record); err != nil {
 			return err
 		}
 	}

@@ -83,6 +83,17 @@ type Command struct {
 	Limits         Limits
 	// OwnDirs are directories that are given to the program's user.
 	OwnDirs []string
+	// Binds are shown to the program, and to it alone. They need the layer
+	// "mounts".
+	Binds []Bind
+	// Build runs the program as the user that all builds of this daemon share, so
+	// that they can share a cache; others get a user that nobody else has.
+	Build bool
+}
+
+// Bind shows the directory Source at the directory Target, both absolute.
+type Bind struct {
+	Source, Target string
 }
 
 // Limits bounds a [Proc] with all that it forks; 0 is no bound, but for OpenFiles.

@@ -7,12 +7,15 @@ import (
 	"hash/fnv"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/solo-run/solo/pkg/sandbox/internal/early"
 	"github.com/solo-run/solo/pkg/solo"
@@ -100,13 +103,14 @@ func (h *Host) probe() error {
 		h.layers[name] = solo.Layer{Why: "this version of solod does not make it yet"}
 	}
 	if h.cfg.Isolation == IsolationNone {
-		for _, name := range append([]string{"uid", "no_new_privs", "rlimits"}, cgroupLayers...) {
+		for _, name := range append([]string{"uid", "no_new_privs", "rlimits", layerMounts}, cgroupLayers...) {
 			h.layers[name] = solo.Layer{Why: `security.isolation is "none"`}
 		}
 		return h.state.record(bootRecord{Boot: h.cfg.Boot, RunDir: h.runDir})
 	}
 	h.layers["no_new_privs"] = solo.Layer{On: true}
 	h.layers["rlimits"] = solo.Layer{On: true}
+	h.layers[layerMounts] = probeMounts()
 	if h.root {
 		h.uids = newUIDPool(h.cfg.ID)
 		h.layers["uid"] = solo.Layer{On: true}
@@ -139,6 +143,31 @@ func (h *Host) probe() error {
 		return fmt.Errorf(`cannot start with security.isolation = "strict": this host lacks %s`, strings.Join(missing, ", "))
 	}
 	return nil
+}
+
+// layerMounts is a mount namespace for what is bound into a program's view.
+const layerMounts = "mounts"
+
+// probeMounts makes a mount namespace on a thread that ends with the try.
+func probeMounts() solo.Layer {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		result <- unix.Unshare(unix.CLONE_NEWNS)
+	}()
+	if err := <-result; err != nil {
+		return solo.Layer{Why: "a mount namespace cannot be made: " + err.Error()}
+	}
+	return solo.Layer{On: true}
+}
+
+// BuildUID is the user of commands that build, -1 where they run as the daemon's
+// own.
+func (h *Host) BuildUID() int {
+	if h.uids == nil {
+		return -1
+	}
+	return h.uids.first
 }
 
 func contains(list []string, s string) bool {
@@ -323,6 +352,7 @@ func newUIDPool(id string) *uidPool {
 	sum.Write([]byte(id))
 	return &uidPool{
 		first:  uidFloor + int(sum.Sum32()%uidRanges)*uidsPerRange,
+		next:   1,
 		leased: map[int]bool{},
 	}
 }
@@ -334,13 +364,14 @@ func (p *uidPool) lease() (int, error) {
 	defer p.mu.Unlock()
 	for range uidsPerRange {
 		uid := p.first + p.next
-		p.next = (p.next + 1) % uidsPerRange
+		// The first of the range is the builds'.
+		p.next = max(1, (p.next+1)%uidsPerRange)
 		if !p.leased[uid] {
 			p.leased[uid] = true
 			return uid, nil
 		}
 	}
-	return 0, fmt.Errorf("cannot lease a uid: all %d are in use", uidsPerRange)
+	return 0, fmt.Errorf("cannot lease a uid: all %d are in use", uidsPerRange-1)
 }
 
 func (p *uidPool) release(uid int) {
@@ -353,5 +384,5 @@ func (p *uidPool) release(uid int) {
 func (p *uidPool) stray(uid int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return uid >= p.first && uid < p.first+uidsPerRange && !p.leased[uid]
+	return uid > p.first && uid < p.first+uidsPerRange && !p.leased[uid]
 }

@@ -18,12 +18,14 @@ import (
 
 // Proc is a started command with all that it forks. It must be released.
 type Proc struct {
-	host    *Host
-	name    string
-	uid     int
-	group   *group
-	forked  forked
-	started time.Time
+	host *Host
+	name string
+	uid  int
+	// sharedUID: the uid is that of all builds.
+	sharedUID bool
+	group     *group
+	forked    forked
+	started   time.Time
 	// start names the process together with its pid, where there is no group.
 	start uint64
 
@@ -125,7 +127,7 @@ func (p *Proc) endRest() error {
 		return p.group.kill(deadline)
 	}
 	_, err := early.KillMatching(func(other early.Proc) bool {
-		return early.SessionOf(other, p.forked.pid, p.start) || p.uid >= 0 && other.UID == p.uid
+		return early.SessionOf(other, p.forked.pid, p.start) || p.uid >= 0 && !p.sharedUID && other.UID == p.uid
 	}, deadline)
 	return err
 }
@@ -210,7 +212,7 @@ func (p *Proc) Release() (err error) {
 			}
 		}
 		p.host.guard.gone(p.forked.pid)
-		if p.uid >= 0 {
+		if p.uid >= 0 && !p.sharedUID {
 			p.host.uids.release(p.uid)
 		}
 		p.host.unreserve(p.name)

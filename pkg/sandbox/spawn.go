@@ -146,7 +146,13 @@ func (h *Host) Start(ctx context.Context, c Command) (_ *Proc, err error) {
 		}
 	}()
 	p := &Proc{host: h, name: c.Name, uid: -1, done: make(chan struct{}), started: time.Now()}
-	if h.uids != nil {
+	if len(c.Binds) > 0 && !h.layers[layerMounts].On {
+		return nil, fmt.Errorf("cannot start %s: this host has no mounts to offer", c.Name)
+	}
+	switch {
+	case h.uids != nil && c.Build:
+		p.uid, p.sharedUID = h.uids.first, true
+	case h.uids != nil:
 		uid, err := h.uids.lease()
 		if err != nil {
 			return nil, err
@@ -154,7 +160,7 @@ func (h *Host) Start(ctx context.Context, c Command) (_ *Proc, err error) {
 		p.uid = uid
 	}
 	defer func() {
-		if err != nil && p.uid >= 0 {
+		if err != nil && p.uid >= 0 && !p.sharedUID {
 			h.uids.release(p.uid)
 		}
 	}()
@@ -342,6 +348,9 @@ const defaultOpenFiles = 8192
 
 func (h *Host) spec(c Command, p *Proc) *early.Spec {
 	s := &early.Spec{Args: c.Args, Env: c.Env, Dir: c.Dir, UID: p.uid}
+	for _, b := range c.Binds {
+		s.Binds = append(s.Binds, early.Bind(b))
+	}
 	if p.group != nil {
 		s.Groups = len(p.group.tasks)
 	}
@@ -362,7 +371,7 @@ func (h *Host) spec(c Command, p *Proc) *early.Spec {
 	if c.Limits.FileBytes > 0 {
 		s.Rlimits = append(s.Rlimits, early.Rlimit{Resource: unix.RLIMIT_FSIZE, Max: uint64(c.Limits.FileBytes)})
 	}
-	if c.Limits.PIDs > 0 && p.uid >= 0 && !h.layers[layerPIDs].On {
+	if c.Limits.PIDs > 0 && p.uid >= 0 && !p.sharedUID && !h.layers[layerPIDs].On {
 		// Its user is nobody else's, so the limit per user is one per command.
 		s.Rlimits = append(s.Rlimits, early.Rlimit{Resource: unix.RLIMIT_NPROC, Max: uint64(c.Limits.PIDs)})
 	}

@@ -12,9 +12,10 @@
 // Solo's is [ErrProtocol], and a context that ended is the context's own error.
 //
 // The promises: a Client is safe for concurrent use and starts nothing of its
-// own. It does not repeat a call that changes something. An answer is bounded before it is parsed: 8 MiB
-// for an object, a reply or a record of a stream, 64 MiB for a page. A redirect
-// is not followed, so a token goes nowhere but to the address that was given.
+// own. It does not repeat a call that changes something. An answer is bounded
+// before it is parsed: 8 MiB for an object, a reply or a record of a stream,
+// 64 MiB for a page. A redirect is not followed, so a token goes nowhere but to
+// the address that was given.
 // [Client.WatchEvents] and [Client.WatchLogs] resume where a stream was cut:
 // each record comes once, and none is left out.
 package client
@@ -213,7 +214,7 @@ func (c *Client) Logs(ctx context.Context, req *solov1.LogsRequest) (*solov1.Log
 
 // WatchLogs yields the lines that follow since_id, then each line as it comes,
 // on the terms of [Client.WatchEvents]. With since and no since_id it begins
-// there. limit and tail are ignored.
+// there. limit and tail are ignored; until is refused, since a stream has no end.
 func (c *Client) WatchLogs(ctx context.Context, req *solov1.LogsRequest) iter.Seq2[*solov1.LogLine, error] {
 	return watch[solov1.LogLine](ctx, c, methodLogs, req)
 }

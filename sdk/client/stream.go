@@ -90,6 +90,9 @@ func (c *cursor) begin(ctx context.Context, method string, in proto.Message) err
 		}
 		in, c.last = q, q.GetSinceId()
 	case *solov1.LogsRequest:
+		if q.GetUntil() != nil {
+			return refuse("until must be absent: a stream has no end")
+		}
 		q = proto.CloneOf(q)
 		if q.SinceId == nil && q.GetSince() == nil {
 			newest := proto.CloneOf(q)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	solov1 "github.com/solo-run/solo/proto/solo/v1"
 	"github.com/solo-run/solo/sdk/client"
@@ -139,6 +140,21 @@ func TestWatchLogs(t *testing.T) {
 	}
 	if !slices.Equal(asked, want) {
 		t.Errorf("asked %q\nwant  %q", asked, want)
+	}
+}
+
+// Ensure that a stream is not asked to end where it cannot.
+func TestWatchLogsUntil(t *testing.T) {
+	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("sent %s", r.URL) })
+	n := 0
+	for _, err := range c.WatchLogs(t.Context(), &solov1.LogsRequest{Until: timestamppb.Now()}) {
+		var e *client.Error
+		if n++; !errors.As(err, &e) || e.Code != client.CodeInvalidRequest {
+			t.Errorf("error %v, want invalid_request", err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d turns, want one", n)
 	}
 }
 

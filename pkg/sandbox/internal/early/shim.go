@@ -49,6 +49,11 @@ func become() (step string, err error) {
 			return "set resource limit " + strconv.Itoa(r.Resource), err
 		}
 	}
+	if len(spec.Binds) > 0 {
+		if step, err := bind(spec.Binds); err != nil {
+			return step, err
+		}
+	}
 	if err := os.Chdir(spec.Dir); err != nil {
 		return "enter the working directory", err
 	}
@@ -116,6 +121,23 @@ func readFull(fd int, p []byte) error {
 		}
 	}
 	return nil
+}
+
+// bind makes the mounts in a namespace of this thread's own, which exec keeps;
+// they end with the program.
+func bind(binds []Bind) (step string, err error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return "make a mount namespace", err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return "make mounts private", err
+	}
+	for _, b := range binds {
+		if err := unix.Mount(b.Source, b.Target, "", unix.MS_BIND, ""); err != nil {
+			return "mount " + b.Target, err
+		}
+	}
+	return "", nil
 }
 
 // raiseOOMScore undoes a protection that the daemon has and a tenant must not

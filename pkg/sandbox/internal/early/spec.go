@@ -33,6 +33,13 @@ type Spec struct {
 	// NoNewPrivs also empties the bounding set where the caller is root.
 	NoNewPrivs bool
 	Rlimits    []Rlimit
+	// Binds are shown to the program in a mount namespace of its own.
+	Binds []Bind
+}
+
+// Bind shows Source at Target.
+type Bind struct {
+	Source, Target string
 }
 
 // Rlimit is one resource limit, soft and hard alike. A limit above the
@@ -56,7 +63,11 @@ func (s *Spec) Encode() ([]byte, error) {
 			put(v)
 		}
 	}
-	for _, vs := range [][]string{s.Args, s.Env, {s.Dir}} {
+	paths := []string{s.Dir}
+	for _, m := range s.Binds {
+		paths = append(paths, m.Source, m.Target)
+	}
+	for _, vs := range [][]string{s.Args, s.Env, paths} {
 		for _, v := range vs {
 			if strings.IndexByte(v, 0) >= 0 {
 				return nil, fmt.Errorf("cannot pass %q to a program: it holds a NUL", v)
@@ -73,6 +84,11 @@ func (s *Spec) Encode() ([]byte, error) {
 	for _, r := range s.Rlimits {
 		put(strconv.Itoa(r.Resource))
 		put(strconv.FormatUint(r.Max, 10))
+	}
+	put(strconv.Itoa(len(s.Binds)))
+	for _, m := range s.Binds {
+		put(m.Source)
+		put(m.Target)
 	}
 	if b.Len() > MaxSpec {
 		return nil, fmt.Errorf("cannot pass arguments and environment of %d bytes, at most %d are allowed", b.Len(), MaxSpec)
@@ -93,6 +109,9 @@ func Decode(data []byte) (*Spec, error) {
 		d.bad = d.bad || err != nil
 		r.Max = max
 		s.Rlimits = append(s.Rlimits, r)
+	}
+	for n := d.num(); n > 0 && !d.bad; n-- {
+		s.Binds = append(s.Binds, Bind{Source: d.str(), Target: d.str()})
 	}
 	if d.bad || d.rest != "" || len(s.Args) == 0 || s.Groups < 0 || s.Groups > 16 || s.UID < -1 {
 		return nil, fmt.Errorf("cannot read the sandbox's own message")

@@ -1,0 +1,52 @@
+# make demo    the whole story in a minute: deploy, call, kill -9, and back again
+# make test    every test; installs nothing, needs Go, git, make and gcc
+# make build   bin/solod and bin/solo
+# make race    every test under the race detector
+# make lint    gofmt, go vet, staticcheck
+# make fmt     gofmt, in place
+# make proto   the generated code of proto/, which is committed
+# make bench   the benchmarks that docs/performance.md quotes
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# One binary without libc: it is also the shim that runs before a service's own
+# first instruction.
+BUILD   := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags="-s -w -X github.com/solo-run/solo/pkg/daemon.Version=$(VERSION) -X main.version=$(VERSION)"
+TIMEOUT ?= 15m
+
+.PHONY: build demo test race lint fmt proto bench sdk clean
+
+build: sdk
+	$(BUILD) -o bin/ ./cmd/solod ./cmd/solo
+
+# The SDK's source travels inside solod; a stale copy is not built.
+sdk:
+	$(GO) run -buildvcs=false ./pkg/compiler/sdksrc/gen -check
+
+demo: build
+	sh test/demo/demo.sh
+
+test: build
+	$(GO) vet ./...
+	$(GO) test -buildvcs=false -timeout $(TIMEOUT) ./...
+
+race: build
+	CGO_ENABLED=1 $(GO) test -buildvcs=false -race -timeout $(TIMEOUT) ./...
+
+lint:
+	@unformatted=$$(gofmt -l cmd pkg plugins sdk proto test); \
+	if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+fmt:
+	gofmt -w cmd pkg plugins sdk proto test
+
+proto:
+	cd proto && $(GO) tool -modfile=tools.mod buf lint && $(GO) tool -modfile=tools.mod buf generate
+
+bench: build
+	$(GO) test -buildvcs=false -run '^$$' -bench . -benchtime 2s -timeout 60m ./test/bench
+
+clean:
+	rm -rf bin

@@ -1,0 +1,97 @@
+package compiler
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/solo-run/solo/pkg/solo"
+)
+
+func (c *Compiler) path(digest string) string { return filepath.Join(c.cfg.Dir, digest) }
+
+// Find returns the path of an artifact, which is whole: a regular file with the
+// content that was stored.
+func (c *Compiler) Find(digest string) (string, error) {
+	if len(digest) != 64 || strings.Trim(digest, "0123456789abcdef") != "" {
+		return "", fmt.Errorf("cannot find the artifact %.80q: it is not a digest", digest)
+	}
+	path := c.path(digest)
+	want, err := os.ReadFile(path + ".sum")
+	if err != nil {
+		return "", fmt.Errorf("cannot find the artifact %s: %w", digest, err)
+	}
+	got, err := sum(path)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("cannot find the artifact %s: %w", digest, err)
+	case got != strings.TrimSpace(string(want)):
+		return "", fmt.Errorf("the artifact %s is damaged: its content is not what was stored", digest)
+	}
+	return path, nil
+}
+
+func sum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// store takes a built binary into the artifacts, whole and durable.
+func (c *Compiler) store(digest, binary string) error {
+	err := c.keep(digest, binary)
+	switch {
+	case errors.Is(err, errTooLarge):
+		return verdict(&analysis{}, outcome{limit: "size"})
+	case err != nil:
+		return solo.Errorf(solo.CodeStorageUnavailable, "the artifact cannot be stored").Because(err)
+	}
+	return nil
+}
+
+func (c *Compiler) keep(digest, binary string) error {
+	tmp, err := os.CreateTemp(c.cfg.Dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	if err := copyArtifact(binary, tmp, maxArtifact); err != nil {
+		return err
+	}
+	if err := tmp.Chmod(0o555); err != nil {
+		return err
+	}
+	if err := tmp.Sync(); err != nil {
+		return err
+	}
+	content, err := sum(tmp.Name())
+	if err != nil {
+		return err
+	}
+	// The sum is first: a binary without one is not there.
+	if err := os.WriteFile(c.path(digest)+".sum", []byte(content+"\n"), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), c.path(digest)); err != nil {
+		return err
+	}
+	dir, err := os.Open(c.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

@@ -1,0 +1,295 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/solo-run/solo/pkg/compiler"
+	"github.com/solo-run/solo/pkg/eventlog"
+	"github.com/solo-run/solo/pkg/logs"
+	"github.com/solo-run/solo/pkg/process"
+	"github.com/solo-run/solo/pkg/solo"
+	"github.com/solo-run/solo/pkg/store"
+	"github.com/solo-run/solo/pkg/supervisor"
+)
+
+// Logger is the part of the daemon's log that the engine writes to.
+type Logger interface {
+	Info(msg string, args ...any)
+	Warn(msg string, args ...any)
+	Error(msg string, args ...any)
+}
+
+// Config is what an [Engine] works with; all of it is required but Isolation.
+type Config struct {
+	DB       *store.DB
+	Events   *eventlog.Log
+	Logs     *logs.Store
+	Compiler *compiler.Compiler
+	Launcher *process.Launcher
+	// Isolation are the layers of the host, for /health.
+	Isolation map[string]solo.Layer
+	// SourceDir keeps the sources of the versions.
+	SourceDir string
+	// Defaults and Ceiling are the limits of a service that asks for none, and the
+	// most that one may ask for.
+	Defaults, Ceiling                  solo.Limits
+	MaxTenants, MaxPerTenant, MaxTotal int
+	// Grace is how long a shutdown gives the services.
+	Grace time.Duration
+	// Parallel bounds the starts of a boot that run at once.
+	Parallel int
+	// Version is the daemon's own, for /health and system_started.
+	Version string
+	// Stop is told that an operator wants the daemon to end.
+	Stop func()
+	Log  Logger
+}
+
+// Engine is the use cases. Run it before it is asked for anything that changes.
+type Engine struct {
+	cfg     Config
+	sup     *supervisor.Supervisor
+	sources *sources
+	started time.Time
+	ready   atomic.Bool
+	// stopping is set once the daemon is on its way out.
+	stopping atomic.Bool
+
+	mu       sync.RWMutex
+	services map[solo.Key]*service
+	slots    map[solo.Key]*slot
+}
+
+// service is one service in memory: its record as last committed, and its unit.
+type service struct {
+	record atomic.Pointer[record]
+	unit   *supervisor.Unit
+}
+
+// Open returns an engine over its rooms. It starts nothing.
+func Open(cfg Config) (*Engine, error) {
+	src, err := openSources(cfg.SourceDir)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		cfg: cfg, sources: src, started: time.Now(),
+		services: map[solo.Key]*service{}, slots: map[solo.Key]*slot{},
+	}
+	if err := cfg.DB.Update(createBuckets); err != nil {
+		return nil, fmt.Errorf("cannot prepare the store: %w", err)
+	}
+	e.sup = supervisor.New(supervisor.Config{
+		Launcher: launcher{e}, Journal: journal{e}, Grace: cfg.Grace, BootParallel: cfg.Parallel, Warn: cfg.Log.Warn,
+	})
+	return e, nil
+}
+
+// Run boots what should run and supervises it until ctx ends; then it stops the
+// services, records that, and returns.
+func (e *Engine) Run(ctx context.Context) error {
+	supervise, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var group errgroup.Group
+	group.Go(func() error { return e.sup.Run(supervise) })
+	err := e.boot(ctx)
+	if err == nil {
+		<-ctx.Done()
+	}
+	e.stopping.Store(true)
+	stop()
+	if serr := group.Wait(); err == nil {
+		err = serr
+	}
+	if err != nil {
+		return err
+	}
+	return e.recordStop()
+}
+
+// boot tells what a former daemon could not, and starts what should run.
+func (e *Engine) boot(ctx context.Context) error {
+	var records []*record
+	err := e.cfg.DB.Update(func(tx *store.Tx) error {
+		var err error
+		if records, err = allRecords(tx); err != nil {
+			return err
+		}
+		wanted := 0
+		for _, r := range records {
+			if r.wanted() {
+				wanted++
+			}
+		}
+		boot, err := e.cfg.Events.Append(tx, solo.Event{
+			Type: solo.EventSystemStarted, Subject: "system",
+			Payload: map[string]any{"version": e.cfg.Version, "services": wanted},
+		})
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			if err := e.foldUnseen(tx, r, boot); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot boot: %w", err)
+	}
+	type start struct {
+		unit    *supervisor.Unit
+		outcome <-chan struct{}
+	}
+	var starts []start
+	for _, r := range records {
+		s, err := e.addService(r)
+		if err != nil {
+			return err
+		}
+		if r.wanted() {
+			starts = append(starts, start{s.unit, s.unit.Boot()})
+		}
+	}
+	began := time.Now()
+	for i, s := range starts {
+		select {
+		case <-s.outcome:
+		case <-ctx.Done():
+			return nil
+		}
+		if done := i + 1; done%100 == 0 {
+			e.cfg.Log.Info("starting services", "done", done, "of", len(starts))
+		}
+	}
+	running := 0
+	for _, s := range starts {
+		if s.unit.View().State == solo.StateRunning {
+			running++
+		}
+	}
+	e.cfg.Log.Info("services are started", "running", running, "wanted", len(starts), "took", time.Since(began).Round(time.Millisecond).String())
+	e.ready.Store(true)
+	return nil
+}
+
+// foldUnseen makes the record of a former daemon's service true for this one: an
+// instance that it left behind has ended and nobody saw how, and a kill that it
+// had accepted is done.
+func (e *Engine) foldUnseen(tx *store.Tx, r *record, boot uint64) error {
+	changed := false
+	if r.Live != nil {
+		exit := solo.Exit{
+			Reason: solo.ReasonUnknown, At: tx.Now, LogTail: e.cfg.Logs.Tail(r.key(), r.Live.Instance, solo.LogTailLines),
+			Details:  map[string]any{"cause": "the daemon ended before the service and could not see how it ended"},
+			Instance: r.Live.Instance,
+		}
+		if r.State != solo.StateStopping {
+			if err := e.append(tx, r, solo.EventServiceCrashed, exitPayload(r, exit), boot); err != nil {
+				return err
+			}
+		}
+		r.LastExit = &exit
+		r.Live = nil
+		changed = true
+	}
+	if r.State == solo.StateStopping {
+		r.State = solo.StateStopped
+		if err := e.append(tx, r, solo.EventServiceKilled, map[string]any{"instance": r.LastInstance}, boot); err != nil {
+			return err
+		}
+		changed = true
+	}
+	if r.wanted() && r.LastEvent < boot {
+		r.LastEvent = boot
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	return saveRecord(tx, r)
+}
+
+// recordStop is the last word of a daemon that ends in order.
+func (e *Engine) recordStop() error {
+	err := e.cfg.DB.Update(func(tx *store.Tx) error {
+		_, err := e.cfg.Events.Append(tx, solo.Event{
+			Type: solo.EventSystemStopped, Subject: "system",
+			Payload: map[string]any{"uptime_s": int64(time.Since(e.started).Seconds())},
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot record the end of the daemon: %w", err)
+	}
+	return nil
+}
+
+// addService takes a stored service into memory.
+func (e *Engine) addService(r *record) (*service, error) {
+	state := r.State
+	if r.wanted() {
+		state = solo.StateStopped
+	}
+	unit, err := e.sup.Add(supervisor.Seed{
+		Plan: planOf(r), State: state, Restarts: r.Restarts, LastExit: r.LastExit, Number: r.LastInstance,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &service{unit: unit}
+	s.record.Store(r)
+	e.mu.Lock()
+	e.services[r.key()] = s
+	e.mu.Unlock()
+	return s, nil
+}
+
+func planOf(r *record) supervisor.Plan {
+	return supervisor.Plan{Key: r.key(), Version: r.Version, Artifact: r.Current.Artifact, Settings: r.Current.Settings}
+}
+
+func (e *Engine) lookup(key solo.Key) *service {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.services[key]
+}
+
+func errNotFound(key solo.Key) *solo.Error {
+	return solo.Errorf(solo.CodeNotFound, "there is no service %q", key.Service)
+}
+
+// selectServices returns the services of a tenant, oldest first; "" is every tenant.
+func (e *Engine) selectServices(tenant string) []*service {
+	e.mu.RLock()
+	out := make([]*service, 0, len(e.services))
+	for key, s := range e.services {
+		if tenant == "" || key.Tenant == tenant {
+			out = append(out, s)
+		}
+	}
+	e.mu.RUnlock()
+	sort.Slice(out, func(i, j int) bool {
+		a, b := out[i].record.Load(), out[j].record.Load()
+		switch {
+		case !a.CreatedAt.Equal(b.CreatedAt):
+			return a.CreatedAt.Before(b.CreatedAt)
+		case a.Tenant != b.Tenant:
+			return a.Tenant < b.Tenant
+		}
+		return a.Service < b.Service
+	})
+	return out
+}
+
+// Ready reports whether every service that should run is ready or has failed its
+// first start, and the daemon is not on its way out.
+func (e *Engine) Ready() bool { return e.ready.Load() && !e.stopping.Load() }

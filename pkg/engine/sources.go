@@ -1,0 +1,97 @@
+package engine
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/solo-run/solo/pkg/solo"
+)
+
+// sources keeps what tenants wrote, outside bbolt: a directory for each service,
+// a file for each source, named by its digest.
+type sources struct{ dir string }
+
+func openSources(dir string) (*sources, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the directory of the sources: %w", err)
+	}
+	return &sources{dir}, nil
+}
+
+func (s *sources) path(key solo.Key, digest string) string {
+	return filepath.Join(s.dir, key.Digest(), digest+".json")
+}
+
+// save stores a source durably; one that is there already stays.
+func (s *sources) save(key solo.Key, digest string, src solo.Source) error {
+	path := s.path(key, digest)
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	if err := s.write(path, src); err != nil {
+		return solo.Errorf(solo.CodeStorageUnavailable, "the source cannot be stored").Because(err)
+	}
+	return nil
+}
+
+func (s *sources) write(path string, src solo.Source) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	text, err := json.Marshal(src)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	defer tmp.Close()
+	if _, err := tmp.Write(text); err != nil {
+		return err
+	}
+	if err := tmp.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	return syncDirs(dir, filepath.Dir(dir))
+}
+
+func syncDirs(dirs ...string) error {
+	for _, dir := range dirs {
+		d, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		err = d.Sync()
+		d.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load reads a source back.
+func (s *sources) load(key solo.Key, digest string) (solo.Source, error) {
+	text, err := os.ReadFile(s.path(key, digest))
+	if err != nil {
+		return solo.Source{}, fmt.Errorf("cannot read a stored source: %w", err)
+	}
+	var src solo.Source
+	if err := json.Unmarshal(text, &src); err != nil {
+		return solo.Source{}, fmt.Errorf("cannot read the stored source %s: %w", digest, err)
+	}
+	return src, nil
+}
+
+// forget removes all sources of a service.
+func (s *sources) forget(key solo.Key) error {
+	return os.RemoveAll(filepath.Join(s.dir, key.Digest()))
+}

@@ -1,0 +1,207 @@
+package rest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/solo-run/solo/pkg/identity"
+	"github.com/solo-run/solo/pkg/solo"
+)
+
+// Engine does the work. Its errors are *[solo.Error], or become internal.
+type Engine interface {
+	Deploy(ctx context.Context, p solo.Principal, req *solo.DeployRequest) (service *solo.Service, created bool, err error)
+	Check(ctx context.Context, p solo.Principal, serviceID string, req *solo.DeployRequest) (*solo.CheckResult, error)
+	List(ctx context.Context, p solo.Principal, state string, limit, offset int) (*solo.ServiceList, error)
+	Status(ctx context.Context, p solo.Principal, serviceID string) (*solo.Service, error)
+	Restart(ctx context.Context, p solo.Principal, serviceID string) (*solo.Service, error)
+	Kill(ctx context.Context, p solo.Principal, serviceID string, opts solo.KillOptions) (*solo.KillResult, error)
+	Invoke(ctx context.Context, p solo.Principal, serviceID string, req *solo.InvokeRequest) (*solo.InvokeReply, error)
+	Events(ctx context.Context, q solo.EventQuery) (solo.EventPage, error)
+	WaitEvents(ctx context.Context, after uint64) error
+	LastEventID() uint64
+	VerifyEvents(ctx context.Context) (*solo.VerifyReport, error)
+	Logs(ctx context.Context, q solo.LogQuery) (solo.LogPage, error)
+	WaitLogs(ctx context.Context, tenant string, after uint64) error
+	LastLogID() uint64
+	Health(ctx context.Context) *solo.Health
+	Ready() bool
+	Shutdown(p solo.Principal) error
+}
+
+// Logger is the part of the daemon's log that the gateway writes to.
+type Logger interface {
+	Debug(msg string, args ...any)
+	Error(msg string, args ...any)
+}
+
+// Config is what a [Server] works with.
+type Config struct {
+	Engine Engine
+	Log    Logger
+	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
+	Addr string
+	// Socket is the path of the unix socket, "" for none.
+	Socket string
+	// ShutdownTimeout is how long calls under way have once Run is to end.
+	ShutdownTimeout time.Duration
+	// Heartbeat is how often a stream that is silent says so; 0 is 15 s.
+	Heartbeat time.Duration
+}
+
+// Bounds of a connection.
+const (
+	headerTime = 5 * time.Second
+	maxHeader  = 64 << 10
+	idleTime   = 2 * time.Minute
+	// bodyTime bounds how long a body may take to arrive.
+	bodyTime = time.Minute
+)
+
+// Server serves the API. Listen, then Run.
+type Server struct {
+	cfg       Config
+	http      *http.Server
+	listeners []net.Listener
+	// streams ends when the streams have to.
+	streams  context.Context
+	stop     context.CancelFunc
+	requests atomic.Uint64
+	boot     string
+}
+
+type peerKey struct{}
+
+// New returns a server over the table of operations. It panics where table and
+// handlers do not match: that is no state to start in.
+func New(cfg Config) *Server {
+	if cfg.Heartbeat <= 0 {
+		cfg.Heartbeat = 15 * time.Second
+	}
+	s := &Server{cfg: cfg, boot: strings.ToLower(rand.Text()[:8])}
+	s.streams, s.stop = context.WithCancel(context.Background())
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.HTTPErrorHandler = func(err error, c echo.Context) { s.fail(&call{Context: c, server: s}, routeError(err, c)) }
+	if err := s.routes(e); err != nil {
+		panic(err)
+	}
+	s.http = &http.Server{
+		Handler: e, ReadHeaderTimeout: headerTime, MaxHeaderBytes: maxHeader, IdleTimeout: idleTime,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, identity.PeerOf(c))
+		},
+		ErrorLog: nil,
+	}
+	return s
+}
+
+// Listen binds both addresses, so that a start that cannot fails at once.
+func (s *Server) Listen() error {
+	if s.cfg.Addr != "" {
+		l, err := net.Listen("tcp", s.cfg.Addr)
+		if err != nil {
+			return fmt.Errorf("cannot listen on %s: %w", s.cfg.Addr, err)
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	if s.cfg.Socket != "" {
+		l, err := listenUnix(s.cfg.Socket)
+		if err != nil {
+			s.Close()
+			return err
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	return nil
+}
+
+// listenUnix listens on a socket that only the daemon's user and root may open. A
+// file that a daemon left is removed, one that answers is not.
+func listenUnix(path string) (net.Listener, error) {
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("cannot listen on %s: a file that is no socket is in the way", path)
+		}
+		conn, err := net.DialTimeout("unix", path, time.Second)
+		if err == nil {
+			conn.Close()
+			return nil, fmt.Errorf("cannot listen on %s: another process does", path)
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("cannot remove a stale socket: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot keep the socket private: %w", err)
+	}
+	return l, nil
+}
+
+// Addr is the TCP address that is listened on, "" for none.
+func (s *Server) Addr() string {
+	for _, l := range s.listeners {
+		if l.Addr().Network() == "tcp" {
+			return l.Addr().String()
+		}
+	}
+	return ""
+}
+
+// Close gives up listeners of a server that is not run.
+func (s *Server) Close() error {
+	var errs []error
+	for _, l := range s.listeners {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Run serves until ctx ends. Then streams end, calls under way get
+// ShutdownTimeout, and what is left is cut.
+func (s *Server) Run(ctx context.Context) error {
+	var group errgroup.Group
+	failed := make(chan struct{})
+	for _, l := range s.listeners {
+		group.Go(func() error {
+			err := s.http.Serve(l)
+			if errors.Is(err, http.ErrServerClosed) {
+				return nil
+			}
+			close(failed)
+			return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
+		})
+	}
+	select {
+	case <-ctx.Done():
+	case <-failed:
+	}
+	s.stop()
+	grace, cancel := context.WithTimeout(context.Background(), max(s.cfg.ShutdownTimeout, time.Millisecond))
+	defer cancel()
+	if s.http.Shutdown(grace) != nil {
+		s.http.Close()
+	}
+	return group.Wait()
+}

@@ -1,0 +1,110 @@
+package process
+
+import (
+	"debug/buildinfo"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/solo-run/solo/pkg/sandbox"
+	"github.com/solo-run/solo/pkg/solo"
+)
+
+// judge gives an end its one reason. An order of ours is the reason where it came
+// before the end; else the evidence speaks, the kernel's before the program's.
+func (i *Instance) judge(s sandbox.Status) solo.Exit {
+	x := solo.Exit{
+		At: time.Now().UTC(), RanMS: s.Ran.Milliseconds(), OOM: s.OOM, LogTail: i.tail.last(),
+		Details: map[string]any{}, Instance: i.spec.Instance,
+	}
+	if s.Signal != 0 {
+		name := unix.SignalName(s.Signal)
+		if name == "" {
+			name = "SIG" + strconv.Itoa(int(s.Signal))
+		}
+		x.Signal = &name
+	} else {
+		code := s.Code
+		x.Code = &code
+	}
+	trace := i.tail.traceLines()
+	wanted := i.wanted.Load()
+	switch {
+	case s.OOM:
+		x.Reason = solo.ReasonOOM
+		x.Details["limit"], x.Details["peak"] = s.Limit, s.Peak
+	case wanted != nil:
+		x.Reason = *wanted
+	case s.Signal != 0:
+		x.Reason = solo.ReasonSignal
+	case s.Code == 0:
+		x.Reason = solo.ReasonClean
+	case s.Code == 2 && len(trace) > 0:
+		x.Reason = solo.ReasonPanic
+		x.Panic = panicSite(i.spec.Binary, trace)
+		if x.Panic != nil {
+			x.Details["panic"] = x.Panic
+		}
+	default:
+		x.Reason = solo.ReasonExitCode
+	}
+	if s.PIDsMax > 0 {
+		x.Details["forks_refused"] = s.PIDsMax
+	}
+	return x
+}
+
+// panicSite reads a Go trace: the message, and the first line of the tenant's own.
+func panicSite(binary string, trace []string) *solo.PanicSite {
+	site := &solo.PanicSite{}
+	for _, prefix := range []string{"panic: ", "fatal error: "} {
+		if rest, ok := strings.CutPrefix(trace[0], prefix); ok {
+			site.Message = rest
+		}
+	}
+	if site.Message == "" && len(trace) > 1 {
+		// "runtime: goroutine stack exceeds …" comes before its "fatal error".
+		site.Message = strings.TrimPrefix(trace[len(trace)-1], "fatal error: ")
+		for _, l := range trace {
+			if rest, ok := strings.CutPrefix(l, "fatal error: "); ok {
+				site.Message = rest
+				break
+			}
+		}
+	}
+	module := "service"
+	if info, err := buildinfo.ReadFile(binary); err == nil && info.Main.Path != "" {
+		module = info.Main.Path
+	}
+	for _, l := range trace {
+		file, line, ok := frame(l, module)
+		if ok {
+			site.File, site.Line = &file, &line
+			break
+		}
+	}
+	return site
+}
+
+// frame reads a line of a trace such as "\tservice/main.go:12 +0x1d", of a file
+// of the module. Tabs may have been escaped.
+func frame(text, module string) (file string, line int, ok bool) {
+	text, tabbed := strings.CutPrefix(text, "\t")
+	if !tabbed {
+		return "", 0, false
+	}
+	text, _, _ = strings.Cut(text, " ")
+	at := strings.LastIndexByte(text, ':')
+	if at < 0 {
+		return "", 0, false
+	}
+	line, err := strconv.Atoi(text[at+1:])
+	if err != nil {
+		return "", 0, false
+	}
+	file, ours := strings.CutPrefix(path.Clean(text[:at]), module+"/")
+	return file, line, ours
+}
