@@ -112,7 +112,7 @@ func untilHealthy(ctx context.Context, p *process.Instance, deadline time.Time) 
 		case <-ctx.Done():
 			p.Stop(solo.ReasonStartTimeout, 0, true)
 			exit := p.Exit()
-			exit.Details = map[string]any{"health": solo.AsError(last).Message}
+			exit.Details["step"], exit.Details["health"] = "health", last.Error()
 			return &supervisor.StartError{Exit: exit}
 		}
 	}

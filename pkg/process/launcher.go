@@ -100,7 +100,10 @@ func (l *Launcher) Start(ctx context.Context, spec Spec) (*Instance, error) {
 		<-i.done
 		exit := i.Exit()
 		if exit.Reason == solo.ReasonStartTimeout || exit.Reason == solo.ReasonKilled {
-			exit.Details = map[string]any{"step": i.step, "error": err.Error()}
+			exit.Details["step"] = i.step
+			if i.step == stepHandshake {
+				exit.Details["hint"] = "the process did not come to call sdk.Serve"
+			}
 		}
 		return nil, &StartError{Exit: exit}
 	}
@@ -111,7 +114,7 @@ func (l *Launcher) Start(ctx context.Context, spec Spec) (*Instance, error) {
 func startRefused(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return &StartError{Exit: solo.Exit{
-			Reason: reasonOf(ctx), At: time.Now().UTC(), LogTail: []string{}, Details: map[string]any{"step": "fork"},
+			Reason: reasonOf(ctx), At: time.Now().UTC(), LogTail: []string{}, Details: map[string]any{"step": stepFork},
 		}}
 	}
 	return solo.Internal(err)
@@ -125,9 +128,17 @@ func reasonOf(ctx context.Context) solo.Reason {
 	return solo.ReasonStartTimeout
 }
 
+// The steps of a start, as details.step of one that failed names them.
+const (
+	stepFork      = "fork"
+	stepHandshake = "handshake"
+	stepConnect   = "connect"
+	stepStart     = "start"
+)
+
 // start takes the steps to a process that serves; i.step names the one it is at.
 func (i *Instance) start(ctx context.Context, dir string) error {
-	i.step = "handshake"
+	i.step = stepHandshake
 	timeout := max(time.Until(i.began.Add(i.spec.StartTimeout)), time.Millisecond)
 	client := plugin.NewClient(&plugin.ClientConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{ProtocolVersion: wire.Version, MagicCookieKey: wire.CookieKey, MagicCookieValue: wire.CookieValue},
@@ -154,9 +165,9 @@ func (i *Instance) start(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	i.step = "connect"
+	i.step = stepConnect
 	i.client = wire.NewClient(func(ctx context.Context) (*wire.Conn, error) { return i.dial(ctx, addr.String()) })
-	i.step = "start"
+	i.step = stepStart
 	reply, err := i.client.Call(ctx, &wire.Head{Kind: wire.KindStart, TimeoutMS: millis(ctx)}, nil, 0)
 	if err != nil {
 		// A process that ends during its Start tells by its exit.

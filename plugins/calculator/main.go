@@ -6,7 +6,7 @@ import (
 	"context"
 	_ "embed"
 
-	"github.com/solo-run/solo/plugins/calculator/expr"
+	"calculator/expr"
 	"github.com/solo-run/solo/sdk"
 )
 

@@ -1,0 +1,448 @@
+// Package scenario runs Solo as its users do: a real solod, a real solo, real
+// sockets and processes, one script a story. Each script carries the source of its
+// services.
+package scenario
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// What every script shares: the programs, and a build cache that is warm for the
+// SDK.
+var shared struct {
+	bin, cache string
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "solo-scenario-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		if err := prepare(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "cannot prepare the scenarios:", err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+func prepare(dir string) error {
+	shared.bin = filepath.Join(dir, "bin")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", shared.bin+"/", "../../cmd/solod", "../../cmd/solo")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	d := &daemon{dir: filepath.Join(dir, "warm"), env: os.Environ()}
+	if err := d.start(); err != nil {
+		return err
+	}
+	err := d.warm()
+	if serr := d.stop(syscall.SIGTERM); err == nil {
+		err = serr
+	}
+	shared.cache = filepath.Join(d.dir, "cache")
+	return err
+}
+
+// daemon is one solod.
+type daemon struct {
+	dir  string
+	env  []string
+	cmd  *exec.Cmd
+	log  *os.File
+	url  string
+	done chan struct{}
+}
+
+// patience bounds what a script waits for: long, since machines are shared.
+const patience = 90 * time.Second
+
+// start runs solod and returns when it is ready.
+func (d *daemon) start(args ...string) error {
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(d.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	at, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(filepath.Join(shared.bin, "solod"), args...)
+	cmd.Env = append(append([]string{}, d.env...), "SOLO_SOLO__DATA_DIR="+d.dir, "SOLO_SOLO__HTTP_PORT=0")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	go func() { cmd.Wait(); close(done) }()
+	d.cmd, d.log, d.done = cmd, log, done
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		select {
+		case <-done:
+			text, _ := os.ReadFile(d.dir + ".log")
+			return fmt.Errorf("solod ended: %v\n%s", cmd.ProcessState, text[at:])
+		default:
+		}
+		if d.ready(at) {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.New("solod does not get ready")
+}
+
+// ready finds the address in what was logged since at, and asks.
+func (d *daemon) ready(at int64) bool {
+	text, err := os.ReadFile(d.dir + ".log")
+	if err != nil {
+		return false
+	}
+	_, rest, ok := strings.Cut(string(text[at:]), " rest=")
+	if !ok {
+		return false
+	}
+	d.url = "http://" + strings.Fields(rest)[0]
+	resp, err := http.Get(d.url + "/health/ready")
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// warm deploys the least service, which waits for the SDK's warm-up.
+func (d *daemon) warm() error {
+	body := `{"tenant_id":"warm","service_id":"warm","code":"package main\nimport \"github.com/solo-run/solo/sdk\"\nfunc main() { sdk.Serve(sdk.Methods{}) }\n"}`
+	resp, err := http.Post(d.url+"/services", "application/json", strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		text, _ := io.ReadAll(resp.Body)
+		return fmt.Errorf("%s: %s", resp.Status, text)
+	}
+	return nil
+}
+
+// stop signals solod and waits for its end.
+func (d *daemon) stop(sig syscall.Signal) error {
+	if d.cmd == nil {
+		return nil
+	}
+	if err := d.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-d.done:
+	case <-time.After(patience):
+		return fmt.Errorf("solod %d does not end", d.cmd.Process.Pid)
+	}
+	state := d.cmd.ProcessState
+	d.cmd = nil
+	d.log.Close()
+	if sig == syscall.SIGTERM && !state.Success() {
+		return fmt.Errorf("solod ended: %v", state)
+	}
+	return nil
+}
+
+// key finds a script's daemon in its environment.
+type key struct{}
+
+func TestScenarios(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			d := &daemon{dir: filepath.Join(e.WorkDir, "data"), env: os.Environ()}
+			e.Values[key{}] = d
+			e.Defer(func() {
+				if err := d.stop(syscall.SIGTERM); err != nil {
+					t.Error(err)
+				}
+			})
+			plugins, err := filepath.Abs("../../plugins")
+			if err != nil {
+				return err
+			}
+			e.Setenv("PATH", shared.bin+string(os.PathListSeparator)+e.Getenv("PATH"))
+			e.Setenv("PLUGINS", plugins)
+			e.Setenv("SOLO_ADDR", "unix:"+filepath.Join(d.dir, "solo.sock"))
+			e.Setenv("SOLO_TENANT", "t")
+			return copyTree(shared.cache, filepath.Join(d.dir, "cache"))
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
+			"follow": followCmd, "load": loadCmd, "repeat": repeatCmd,
+		},
+	})
+}
+
+// copyTree copies the warm cache, which the daemon then makes its builds' own.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		at := filepath.Join(to, rel)
+		if e.IsDir() {
+			return os.MkdirAll(at, 0o700)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(at, text, 0o600)
+	})
+}
+
+func daemonOf(ts *testscript.TestScript) *daemon { return ts.Value(key{}).(*daemon) }
+
+// daemon start [args] | stop | kill
+func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
+	d := daemonOf(ts)
+	if len(args) == 0 {
+		ts.Fatalf("usage: daemon start|stop|kill")
+	}
+	var err error
+	switch args[0] {
+	case "start":
+		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_SOLO__SHUTDOWN_S", "SOLO_SECURITY__ISOLATION"} {
+			if v := ts.Getenv(name); v != "" {
+				d.env = append(d.env, name+"="+v)
+			}
+		}
+		if err = d.start(args[1:]...); err == nil {
+			ts.Setenv("URL", d.url)
+			ts.Setenv("DAEMON", strconv.Itoa(d.cmd.Process.Pid))
+		}
+	case "stop":
+		err = d.stop(syscall.SIGTERM)
+	case "kill":
+		err = d.stop(syscall.SIGKILL)
+	}
+	if err != nil {
+		ts.Fatalf("daemon %s: %v", args[0], err)
+	}
+}
+
+// http METHOD PATH [STATUS [BODY-FILE]] calls REST over TCP as the tenant; the
+// body of the answer is stdout.
+func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: http METHOD PATH STATUS [BODY-FILE]")
+	}
+	var body io.Reader
+	if len(args) > 3 {
+		text, err := os.ReadFile(ts.MkAbs(args[3]))
+		ts.Check(err)
+		body = bytes.NewReader(text)
+	}
+	req, err := http.NewRequest(args[0], daemonOf(ts).url+args[1], body)
+	ts.Check(err)
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	ts.Stdout().Write(text)
+	if got := strconv.Itoa(resp.StatusCode); got != args[2] {
+		ts.Fatalf("%s %s is %s, want %s: %s", args[0], args[1], got, args[2], text)
+	}
+}
+
+// status asks for a service.
+func status(ts *testscript.TestScript, id string) map[string]any {
+	req, err := http.NewRequest("GET", daemonOf(ts).url+"/services/"+id, nil)
+	ts.Check(err)
+	req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	var out map[string]any
+	dec := json.NewDecoder(resp.Body)
+	dec.UseNumber()
+	ts.Check(dec.Decode(&out))
+	return out
+}
+
+// let NAME SERVICE FIELD sets a variable to a field of a service.
+func letCmd(ts *testscript.TestScript, neg bool, args []string) {
+	v, ok := status(ts, args[1])[args[2]]
+	if !ok || v == nil {
+		ts.Fatalf("%s has no %s", args[1], args[2])
+	}
+	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+// until SERVICE FIELD VALUE waits until a field of a service has a value.
+func untilCmd(ts *testscript.TestScript, neg bool, args []string) {
+	var last map[string]any
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		last = status(ts, args[0])
+		if fmt.Sprint(last[args[1]]) == args[2] {
+			return
+		}
+	}
+	ts.Fatalf("%s: %s is %v and does not become %s; last_exit %v", args[0], args[1], last[args[1]], args[2], last["last_exit"])
+}
+
+// sigkill SERVICE kills the process of a service.
+func sigkillCmd(ts *testscript.TestScript, neg bool, args []string) {
+	pid, err := strconv.Atoi(fmt.Sprint(status(ts, args[0])["pid"]))
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+}
+
+// gone PID… waits until the processes are gone; a zombie that pid 1 has not
+// reaped yet is.
+func goneCmd(ts *testscript.TestScript, neg bool, args []string) {
+	for _, arg := range args {
+		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+			text, err := os.ReadFile("/proc/" + arg + "/stat")
+			if err != nil || strings.Contains(string(text), ") Z ") {
+				break
+			}
+			if time.Now().After(end) {
+				ts.Fatalf("process %s is still there", arg)
+			}
+		}
+	}
+}
+
+// follow NAME PATH SINCE COUNT reads COUNT records of a stream and prints
+// "id event" of each.
+func followCmd(ts *testscript.TestScript, neg bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", daemonOf(ts).url+args[0], nil)
+	ts.Check(err)
+	req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
+	req.Header.Set("Last-Event-ID", args[1])
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	count, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	var id string
+	buf := make([]byte, 0, 1<<20)
+	chunk := make([]byte, 4096)
+	for count > 0 {
+		n, err := resp.Body.Read(chunk)
+		if err != nil {
+			ts.Fatalf("the stream ended with %d records to come: %v", count, err)
+		}
+		buf = append(buf, chunk[:n]...)
+		for {
+			line, rest, ok := bytes.Cut(buf, []byte("\n"))
+			if !ok {
+				break
+			}
+			buf = rest
+			if v, ok := bytes.CutPrefix(line, []byte("id: ")); ok {
+				id = string(v)
+			}
+			if v, ok := bytes.CutPrefix(line, []byte("event: ")); ok && count > 0 {
+				fmt.Fprintf(ts.Stdout(), "%s %s\n", id, v)
+				count--
+			}
+		}
+	}
+}
+
+// load CALLERS SERVICE METHOD calls side by side until the daemon is killed by
+// -9 in the middle, and checks every answer that came.
+func loadCmd(ts *testscript.TestScript, neg bool, args []string) {
+	callers, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	d := daemonOf(ts)
+	url := d.url + "/services/" + args[1] + "/invoke/" + args[2]
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	good, bad := 0, ""
+	enough := make(chan struct{})
+	for range callers {
+		group.Go(func() {
+			for {
+				req, err := http.NewRequest("POST", url, strings.NewReader("payload"))
+				if err != nil {
+					panic(err)
+				}
+				req.Header.Set("X-Tenant-ID", "t")
+				resp, err := http.DefaultClient.Do(req)
+				if err != nil {
+					return // the daemon is gone
+				}
+				text, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil {
+					return
+				}
+				mu.Lock()
+				if resp.StatusCode == http.StatusOK && string(text) == "payload" {
+					if good++; good == 500 {
+						close(enough)
+					}
+				} else if bad == "" {
+					bad = resp.Status + " " + string(text)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	select {
+	case <-enough:
+	case <-time.After(patience):
+		ts.Fatalf("500 calls do not get through: %s", bad)
+	}
+	if err := d.stop(syscall.SIGKILL); err != nil {
+		ts.Fatalf("%v", err)
+	}
+	group.Wait()
+	if bad != "" {
+		ts.Fatalf("an answer under load: %s", bad)
+	}
+}
+
+// repeat N COMMAND… runs a command N times.
+func repeatCmd(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for range n {
+		ts.Check(ts.Exec(args[1], args[2:]...))
+	}
+}
