@@ -43,7 +43,7 @@ func takeLock(dir string) (*lock, error) {
 		file.Close()
 		return nil, fmt.Errorf("cannot lock the data directory %s: %w", dir, err)
 	}
-	if err := file.Truncate(0); err == nil {
+	if err = file.Truncate(0); err == nil {
 		_, err = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {

@@ -237,7 +237,7 @@ func (l *Log) Page(q solo.EventQuery) (solo.EventPage, error) {
 				return nil
 			}
 			id := binary.BigEndian.Uint64(k)
-			if raw == nil || len(raw) == 0 {
+			if len(raw) == 0 {
 				raw = events.Get(k)
 			}
 			r, err := parse(id, raw)

@@ -108,6 +108,7 @@ func child(mode string, args []string) {
 		}
 	case "spin":
 		fmt.Println("spinning")
+		//lint:ignore SA5002 it is here to burn a core
 		for {
 		}
 	case "daemon":
