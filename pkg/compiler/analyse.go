@@ -27,6 +27,8 @@ type analysis struct {
 	// imports are the packages of the standard library that it needs.
 	imports  map[string]bool
 	hasTests bool
+	// tests are where each test is declared, by its directory and name.
+	tests map[[2]string]solo.Diagnostic
 	// stopped: what was found keeps the toolchain from being asked at all.
 	stopped bool
 }
@@ -50,7 +52,7 @@ func finding(file string, line, column int, rule, advice, format string, args ..
 
 // analyse parses every file and applies the policy.
 func (c *Compiler) analyse(src solo.Source) *analysis {
-	a := &analysis{module: "service", goLine: c.goLine, imports: map[string]bool{}}
+	a := &analysis{module: "service", goLine: c.goLine, imports: map[string]bool{}, tests: map[[2]string]solo.Diagnostic{}}
 	for _, f := range src.Files {
 		if ext := path.Ext(f.Name); kinds[ext] {
 			a.findings = append(a.findings, finding(f.Name, 0, 0, "file_kind", "write it in Go",
@@ -85,6 +87,14 @@ func (c *Compiler) analyse(src solo.Source) *analysis {
 			continue
 		}
 		c.analyseImports(a, set, file, own)
+		if strings.HasSuffix(f.Name, "_test.go") {
+			for _, d := range file.Decls {
+				if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil {
+					at := set.PositionFor(fn.Name.Pos(), false)
+					a.tests[[2]string{path.Dir(f.Name), fn.Name.Name}] = solo.At(f.Name, at.Line, 0, "")
+				}
+			}
+		}
 		if path.Dir(f.Name) == "." && !strings.HasSuffix(f.Name, "_test.go") && file.Name != nil {
 			mains, names = append(mains, file), append(names, f.Name)
 			hasMain = hasMain || declaresMain(file) || bytes.Contains(f.Data, []byte("//go:build"))

@@ -172,10 +172,17 @@ func (w *workspace) failure(t *running, order []*running) solo.Diagnostic {
 		line, _ := strconv.Atoi(m[2])
 		at := solo.At(path.Join(dir, m[1]), line, 0, m[3])
 		d = at
-	} else if at := strings.Index(text, "exit status "); at >= 0 {
-		d.Message = "the test binary ended: " + strings.TrimSpace(firstLine(text[at:]))
+	} else if t.name != "" && !t.failed {
+		d.Message = "the test ended the test binary: it exits, or something killed it"
 	}
 	d.Test = t.name
+	if d.File == nil && t.name != "" {
+		// Where it is declared is the least that can be said.
+		name, _, _ := strings.Cut(t.name, "/")
+		if at, ok := w.a.tests[[2]string{path.Join(".", dir), name}]; ok {
+			d.File, d.Line = at.File, at.Line
+		}
+	}
 	var output []string
 	for line := range strings.Lines(t.output.String()) {
 		output = append(output, w.clean(strings.TrimRight(line, "\r\n")))
@@ -183,9 +190,4 @@ func (w *workspace) failure(t *running, order []*running) solo.Diagnostic {
 	d.Output = bounded4K(strings.Join(output, "\n"))
 	d.Message = bounded4K(w.clean(d.Message))
 	return d
-}
-
-func firstLine(s string) string {
-	s, _, _ = strings.Cut(s, "\n")
-	return s
 }
