@@ -61,6 +61,9 @@ func (c *call) admit() error {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return withStatus(http.StatusUnsupportedMediaType, fmt.Sprintf("a body with Content-Encoding %.40q is not taken", enc))
 	}
+	if c.op.Response != nil && !c.op.Streams && !c.accepts("application/json") {
+		return withStatus(http.StatusNotAcceptable, "the answer is application/json")
+	}
 	if c.op.Permission == solo.PermissionNone || c.op.Name == solo.OpDeploy {
 		return nil // a deploy may name its tenant in the body
 	}
@@ -229,12 +232,7 @@ func (c *call) accepts(media string) bool {
 }
 
 // answer sends v as JSON.
-func (c *call) answer(status int, v any) error {
-	if !c.accepts("application/json") {
-		return withStatus(http.StatusNotAcceptable, "the answer is application/json")
-	}
-	return c.JSON(status, v)
-}
+func (c *call) answer(status int, v any) error { return c.JSON(status, v) }
 
 // query reads the known parameters of the query; each at most once.
 type query struct {
