@@ -7,13 +7,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -23,6 +21,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/solo-run/solo/test/harness"
 )
 
 // What every script shares: the programs, and a build cache that is warm for the
@@ -49,127 +49,19 @@ func TestMain(m *testing.M) {
 
 func prepare(dir string) error {
 	shared.bin = filepath.Join(dir, "bin")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", shared.bin+"/", "../../cmd/solod", "../../cmd/solo")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	d := &daemon{dir: filepath.Join(dir, "warm"), env: os.Environ()}
-	if err := d.start(); err != nil {
+	if err := harness.Build("../..", shared.bin); err != nil {
 		return err
 	}
-	err := d.warm()
-	if serr := d.stop(syscall.SIGTERM); err == nil {
+	d := &harness.Daemon{Bin: shared.bin, Dir: filepath.Join(dir, "warm"), Env: os.Environ()}
+	if err := d.Start(); err != nil {
+		return err
+	}
+	err := d.Warm()
+	if serr := d.Stop(syscall.SIGTERM); err == nil {
 		err = serr
 	}
-	shared.cache = filepath.Join(d.dir, "cache")
+	shared.cache = filepath.Join(d.Dir, "cache")
 	return err
-}
-
-// daemon is one solod.
-type daemon struct {
-	dir  string
-	env  []string
-	cmd  *exec.Cmd
-	log  *os.File
-	url  string
-	done chan struct{}
-}
-
-// patience bounds what a script waits for: long, since machines are shared.
-const patience = 90 * time.Second
-
-// start runs solod and returns when it is ready.
-func (d *daemon) start(args ...string) error {
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return err
-	}
-	log, err := os.OpenFile(d.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	at, err := log.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
-	cmd := exec.Command(filepath.Join(shared.bin, "solod"), args...)
-	cmd.Env = append(append([]string{}, d.env...), "SOLO_SOLO__DATA_DIR="+d.dir, "SOLO_SOLO__HTTP_PORT=0")
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	done := make(chan struct{})
-	go func() { cmd.Wait(); close(done) }()
-	d.cmd, d.log, d.done = cmd, log, done
-	for end := time.Now().Add(patience); time.Now().Before(end); {
-		select {
-		case <-done:
-			text, _ := os.ReadFile(d.dir + ".log")
-			return fmt.Errorf("solod ended: %v\n%s", cmd.ProcessState, text[at:])
-		default:
-		}
-		if d.ready(at) {
-			return nil
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return errors.New("solod does not get ready")
-}
-
-// ready finds the address in what was logged since at, and asks.
-func (d *daemon) ready(at int64) bool {
-	text, err := os.ReadFile(d.dir + ".log")
-	if err != nil {
-		return false
-	}
-	_, rest, ok := strings.Cut(string(text[at:]), " rest=")
-	if !ok {
-		return false
-	}
-	d.url = "http://" + strings.Fields(rest)[0]
-	resp, err := http.Get(d.url + "/health/ready")
-	if err != nil {
-		return false
-	}
-	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
-}
-
-// warm deploys the least service, which waits for the SDK's warm-up.
-func (d *daemon) warm() error {
-	body := `{"tenant_id":"warm","service_id":"warm","code":"package main\nimport \"github.com/solo-run/solo/sdk\"\nfunc main() { sdk.Serve(sdk.Methods{}) }\n"}`
-	resp, err := http.Post(d.url+"/services", "application/json", strings.NewReader(body))
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusCreated {
-		text, _ := io.ReadAll(resp.Body)
-		return fmt.Errorf("%s: %s", resp.Status, text)
-	}
-	return nil
-}
-
-// stop signals solod and waits for its end.
-func (d *daemon) stop(sig syscall.Signal) error {
-	if d.cmd == nil {
-		return nil
-	}
-	if err := d.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
-	}
-	select {
-	case <-d.done:
-	case <-time.After(patience):
-		return fmt.Errorf("solod %d does not end", d.cmd.Process.Pid)
-	}
-	state := d.cmd.ProcessState
-	d.cmd = nil
-	d.log.Close()
-	if sig == syscall.SIGTERM && !state.Success() {
-		return fmt.Errorf("solod ended: %v", state)
-	}
-	return nil
 }
 
 // key finds a script's daemon in its environment.
@@ -179,10 +71,10 @@ func TestScenarios(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(e *testscript.Env) error {
-			d := &daemon{dir: filepath.Join(e.WorkDir, "data"), env: os.Environ()}
+			d := &harness.Daemon{Bin: shared.bin, Dir: filepath.Join(e.WorkDir, "data"), Env: os.Environ()}
 			e.Values[key{}] = d
 			e.Defer(func() {
-				if err := d.stop(syscall.SIGTERM); err != nil {
+				if err := d.Stop(syscall.SIGTERM); err != nil {
 					t.Error(err)
 				}
 			})
@@ -192,9 +84,9 @@ func TestScenarios(t *testing.T) {
 			}
 			e.Setenv("PATH", shared.bin+string(os.PathListSeparator)+e.Getenv("PATH"))
 			e.Setenv("PLUGINS", plugins)
-			e.Setenv("SOLO_ADDR", "unix:"+filepath.Join(d.dir, "solo.sock"))
+			e.Setenv("SOLO_ADDR", "unix:"+filepath.Join(d.Dir, "solo.sock"))
 			e.Setenv("SOLO_TENANT", "t")
-			return copyTree(shared.cache, filepath.Join(d.dir, "cache"))
+			return copyTree(shared.cache, filepath.Join(d.Dir, "cache"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
@@ -225,7 +117,7 @@ func copyTree(from, to string) error {
 	})
 }
 
-func daemonOf(ts *testscript.TestScript) *daemon { return ts.Value(key{}).(*daemon) }
+func daemonOf(ts *testscript.TestScript) *harness.Daemon { return ts.Value(key{}).(*harness.Daemon) }
 
 // daemon start [args] | stop | kill
 func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
@@ -238,17 +130,17 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 	case "start":
 		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_SOLO__SHUTDOWN_S", "SOLO_SECURITY__ISOLATION"} {
 			if v := ts.Getenv(name); v != "" {
-				d.env = append(d.env, name+"="+v)
+				d.Env = append(d.Env, name+"="+v)
 			}
 		}
-		if err = d.start(args[1:]...); err == nil {
-			ts.Setenv("URL", d.url)
-			ts.Setenv("DAEMON", strconv.Itoa(d.cmd.Process.Pid))
+		if err = d.Start(args[1:]...); err == nil {
+			ts.Setenv("URL", d.URL)
+			ts.Setenv("DAEMON", strconv.Itoa(d.PID()))
 		}
 	case "stop":
-		err = d.stop(syscall.SIGTERM)
+		err = d.Stop(syscall.SIGTERM)
 	case "kill":
-		err = d.stop(syscall.SIGKILL)
+		err = d.Stop(syscall.SIGKILL)
 	}
 	if err != nil {
 		ts.Fatalf("daemon %s: %v", args[0], err)
@@ -267,7 +159,7 @@ func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		body = bytes.NewReader(text)
 	}
-	req, err := http.NewRequest(args[0], daemonOf(ts).url+args[1], body)
+	req, err := http.NewRequest(args[0], daemonOf(ts).URL+args[1], body)
 	ts.Check(err)
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
@@ -287,7 +179,7 @@ func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
 
 // status asks for a service.
 func status(ts *testscript.TestScript, id string) map[string]any {
-	req, err := http.NewRequest("GET", daemonOf(ts).url+"/services/"+id, nil)
+	req, err := http.NewRequest("GET", daemonOf(ts).URL+"/services/"+id, nil)
 	ts.Check(err)
 	req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
 	resp, err := http.DefaultClient.Do(req)
@@ -312,7 +204,7 @@ func letCmd(ts *testscript.TestScript, neg bool, args []string) {
 // until SERVICE FIELD VALUE waits until a field of a service has a value.
 func untilCmd(ts *testscript.TestScript, neg bool, args []string) {
 	var last map[string]any
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		last = status(ts, args[0])
 		if fmt.Sprint(last[args[1]]) == args[2] {
 			return
@@ -332,7 +224,7 @@ func sigkillCmd(ts *testscript.TestScript, neg bool, args []string) {
 // reaped yet is.
 func goneCmd(ts *testscript.TestScript, neg bool, args []string) {
 	for _, arg := range args {
-		for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(harness.Patience); ; time.Sleep(5 * time.Millisecond) {
 			text, err := os.ReadFile("/proc/" + arg + "/stat")
 			if err != nil || strings.Contains(string(text), ") Z ") {
 				break
@@ -347,9 +239,9 @@ func goneCmd(ts *testscript.TestScript, neg bool, args []string) {
 // follow NAME PATH SINCE COUNT reads COUNT records of a stream and prints
 // "id event" of each.
 func followCmd(ts *testscript.TestScript, neg bool, args []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", daemonOf(ts).url+args[0], nil)
+	req, err := http.NewRequestWithContext(ctx, "GET", daemonOf(ts).URL+args[0], nil)
 	ts.Check(err)
 	req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
 	req.Header.Set("Last-Event-ID", args[1])
@@ -390,7 +282,7 @@ func loadCmd(ts *testscript.TestScript, neg bool, args []string) {
 	callers, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	d := daemonOf(ts)
-	url := d.url + "/services/" + args[1] + "/invoke/" + args[2]
+	url := d.URL + "/services/" + args[1] + "/invoke/" + args[2]
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	good, bad := 0, ""
@@ -426,10 +318,10 @@ func loadCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	select {
 	case <-enough:
-	case <-time.After(patience):
+	case <-time.After(harness.Patience):
 		ts.Fatalf("500 calls do not get through: %s", bad)
 	}
-	if err := d.stop(syscall.SIGKILL); err != nil {
+	if err := d.Stop(syscall.SIGKILL); err != nil {
 		ts.Fatalf("%v", err)
 	}
 	group.Wait()
