@@ -34,7 +34,7 @@ var codeStatus = map[client.Code]int{
 	client.CodeCompileFailed:      statusRefused,
 	client.CodeTestsFailed:        statusRefused,
 	client.CodePolicyViolation:    statusRefused,
-	client.CodeStartFailed:        statusFailed,
+	client.CodeStartFailed:        statusRefused,
 	client.CodeRateLimited:        statusFailed,
 	client.CodeQuotaExceeded:      statusFailed,
 	client.CodeInternal:           statusFailed,

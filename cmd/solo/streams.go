@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
+	solod "github.com/solo-run/solo/pkg/daemon"
 	solov1 "github.com/solo-run/solo/proto/solo/v1"
 	"github.com/solo-run/solo/sdk/client"
 )
@@ -170,20 +172,26 @@ what comes from now on or after --since-id, until an interrupt. With -o json and
 }
 
 func (a *app) verifyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "verify",
-		Short:   "Prove the hash chain of the event log",
-		Long:    "Have the daemon prove the hash chain of its event log. The exit status is 1 where\nit does not hold.",
-		Example: "  solo events verify",
+	var data string
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Prove the hash chain of the event log",
+		Long: "Have the daemon prove the hash chain of its event log, or prove that of a data\n" +
+			"directory that no daemon has open, such as a backup. The exit status is 1 where\nit does not hold.",
+		Example: "  solo events verify\n  solo events verify --data /backup/solo",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client(cmd)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
 			var report *solov1.VerifyReport
-			err = a.waiting("verifying", func() error {
+			err := a.waiting("verifying", func() (err error) {
+				if data != "" {
+					report, err = a.verifyData(cmd.Context(), data)
+					return err
+				}
+				c, err := a.client(cmd)
+				if err != nil {
+					return err
+				}
+				defer c.Close()
 				report, err = c.VerifyEvents(cmd.Context())
 				return err
 			})
@@ -201,4 +209,19 @@ func (a *app) verifyCommand() *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&data, "data", "", "a data `directory` to prove without a daemon")
+	return cmd
+}
+
+// verifyData proves the log of a data directory and keeps the answer as the daemon
+// would give it.
+func (a *app) verifyData(ctx context.Context, dir string) (*solov1.VerifyReport, error) {
+	r, err := solod.VerifyData(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	if a.answer, err = json.Marshal(r); err != nil {
+		return nil, err
+	}
+	return &solov1.VerifyReport{Ok: r.OK, FirstId: r.FirstID, LastId: r.LastID, Head: r.Head, BadId: r.BadID}, nil
 }

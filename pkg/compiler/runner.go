@@ -42,7 +42,8 @@ type Command struct {
 type Result struct {
 	ExitCode int
 	Signal   string
-	// OOM: the kernel says that it wanted more memory than it may have.
+	// OOM: the kernel has killed the command, or something that it forked, for want
+	// of memory.
 	OOM                   bool
 	PeakBytes, LimitBytes int64
 }

@@ -181,7 +181,7 @@ func (w *workspace) run(ctx context.Context, args ...string) (*ran, error) {
 		return nil, ctx.Err()
 	case err != nil:
 		return nil, solo.Internal(fmt.Errorf("cannot run the Go toolchain: %w", err))
-	case res.OOM, strings.Contains(string(errs.buf), "signal: killed") && res.LimitBytes > 0 && res.PeakBytes >= res.LimitBytes:
+	case res.OOM:
 		r.limit = "memory"
 	}
 	return r, nil

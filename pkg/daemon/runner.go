@@ -125,7 +125,7 @@ func (r *runner) Run(ctx context.Context, c compiler.Command) (compiler.Result, 
 	if ctx.Err() != nil {
 		return compiler.Result{}, ctx.Err()
 	}
-	res := compiler.Result{ExitCode: s.Code, OOM: s.OOM, PeakBytes: int64(s.Peak), LimitBytes: int64(s.Limit)}
+	res := compiler.Result{ExitCode: s.Code, OOM: s.OOMKills > 0, PeakBytes: int64(s.Peak), LimitBytes: int64(s.Limit)}
 	if s.Signal != 0 {
 		res.Signal = unix.SignalName(s.Signal)
 	}

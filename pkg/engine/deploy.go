@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"reflect"
-	"time"
 
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/solo"
@@ -103,7 +102,7 @@ func (e *Engine) admits() error {
 		return supervisor.ErrShuttingDown()
 	}
 	if !e.ready.Load() {
-		return solo.Errorf(solo.CodeNotReady, "the daemon is still starting its services").Retry(time.Second)
+		return errStarting()
 	}
 	return nil
 }

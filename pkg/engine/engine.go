@@ -58,7 +58,9 @@ type Engine struct {
 	sup     *supervisor.Supervisor
 	sources *sources
 	started time.Time
-	ready   atomic.Bool
+	// loaded is set once every stored service is in memory, ready once each that
+	// should run has had its first outcome.
+	loaded, ready atomic.Bool
 	// stopping is set once the daemon is on its way out.
 	stopping atomic.Bool
 
@@ -159,6 +161,7 @@ func (e *Engine) boot(ctx context.Context) error {
 			starts = append(starts, start{s.unit, s.unit.Boot()})
 		}
 	}
+	e.loaded.Store(true)
 	began := time.Now()
 	for i, s := range starts {
 		select {
@@ -261,6 +264,18 @@ func (e *Engine) lookup(key solo.Key) *service {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	return e.services[key]
+}
+
+// serves refuses what needs to know every service before they are all known.
+func (e *Engine) serves() error {
+	if !e.loaded.Load() {
+		return errStarting()
+	}
+	return nil
+}
+
+func errStarting() error {
+	return solo.Errorf(solo.CodeNotReady, "the daemon is still starting its services").Retry(time.Second)
 }
 
 func errNotFound(key solo.Key) *solo.Error {

@@ -46,6 +46,9 @@ func names(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 // only one has.
 func (e *Engine) find(p solo.Principal, serviceID string) (*service, solo.Key, error) {
 	key := solo.Key{Tenant: p.Tenant, Service: serviceID}
+	if err := e.serves(); err != nil {
+		return nil, key, err
+	}
 	if p.Tenant != "" || !p.Operator {
 		if s := e.lookup(key); s != nil {
 			return s, key, nil
@@ -79,6 +82,9 @@ func (e *Engine) Status(_ context.Context, p solo.Principal, serviceID string) (
 // List returns a page of the caller's services, oldest first; state "" is every
 // state, or one of the states, or one of the words running and stopped.
 func (e *Engine) List(_ context.Context, p solo.Principal, state string, limit, offset int) (*solo.ServiceList, error) {
+	if err := e.serves(); err != nil {
+		return nil, err
+	}
 	out := &solo.ServiceList{Services: []solo.Service{}, Limit: limit, Offset: offset}
 	for _, s := range e.selectServices(p.Tenant) {
 		if state != "" && string(s.unit.View().State) != state {
@@ -94,8 +100,8 @@ func (e *Engine) List(_ context.Context, p solo.Principal, state string, limit, 
 
 // Restart starts the service anew, at once, with a fresh budget and backoff.
 func (e *Engine) Restart(ctx context.Context, p solo.Principal, serviceID string) (*solo.Service, error) {
-	if err := e.admits(); err != nil {
-		return nil, err
+	if e.stopping.Load() {
+		return nil, supervisor.ErrShuttingDown()
 	}
 	s, key, err := e.find(p, serviceID)
 	if err != nil {
@@ -139,6 +145,9 @@ func (e *Engine) deploying(key solo.Key) *slot {
 func (e *Engine) Kill(ctx context.Context, p solo.Principal, serviceID string, opts solo.KillOptions) (*solo.KillResult, error) {
 	key, err := e.deployKey(p, serviceID)
 	if err != nil {
+		return nil, err
+	}
+	if err := e.serves(); err != nil {
 		return nil, err
 	}
 	result := &solo.KillResult{ServiceID: serviceID, Status: "killed"}
@@ -216,6 +225,9 @@ func (e *Engine) Invoke(ctx context.Context, p solo.Principal, serviceID string,
 	key := solo.Key{Tenant: p.Tenant, Service: serviceID}
 	s := e.lookup(key)
 	if s == nil {
+		if err := e.serves(); err != nil {
+			return nil, err
+		}
 		if p.Operator && p.Tenant == "" {
 			return nil, solo.InvalidFields(solo.Field{Field: "tenant_id", Message: "is required: an operator's calls name a tenant"})
 		}

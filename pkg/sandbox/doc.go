@@ -117,6 +117,8 @@ type Status struct {
 	// OOM: the kernel's count of kills for want of memory in this group is not
 	// zero and SIGKILL ended the program.
 	OOM bool
+	// OOMKills is that count: what the program forked is in it too.
+	OOMKills uint64
 	// Peak and Limit are bytes of memory; Limit 0 is none that was enforced.
 	Peak, Limit uint64
 	CPU         time.Duration

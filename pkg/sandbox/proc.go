@@ -112,7 +112,8 @@ func (p *Proc) wait() {
 			s.Peak = peak
 		}
 		s.CPU = p.group.cpu()
-		s.OOM = s.Signal == syscall.SIGKILL && p.group.oomKills() > 0
+		s.OOMKills = p.group.oomKills()
+		s.OOM = s.Signal == syscall.SIGKILL && s.OOMKills > 0
 		s.PIDsMax = p.group.pidsMax()
 	}
 	p.status = s

@@ -128,7 +128,7 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 	var err error
 	switch args[0] {
 	case "start":
-		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_SOLO__SHUTDOWN_S", "SOLO_SECURITY__ISOLATION"} {
+		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_BUILD__MEMORY_MB", "SOLO_BUILD__TIMEOUT_S"} {
 			if v := ts.Getenv(name); v != "" {
 				d.Env = append(d.Env, name+"="+v)
 			}

@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestOneDaemonADataDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	first, err := takeLock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the data directory is %v, %v", info, err)
+	}
+	if _, err := takeLock(dir); err == nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), fmt.Sprintf("pid %d", os.Getpid())) {
+		t.Errorf("a second one: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := takeLock(dir)
+	if err != nil {
+		t.Fatalf("after the first has ended: %v", err)
+	}
+	again.Close()
+	if err := os.Remove(filepath.Join(dir, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := takeLock(dir); err == nil {
+		l.Close()
+		t.Error("a link was followed")
+	}
+}
+
+// trace notes in which order parts end.
+type trace struct {
+	mu   sync.Mutex
+	ends []string
+}
+
+func (tr *trace) part(name string, fail <-chan error) part {
+	return part{name, func(ctx context.Context) error {
+		var err error
+		select {
+		case <-ctx.Done():
+		case err = <-fail:
+		}
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		tr.ends = append(tr.ends, name)
+		return err
+	}}
+}
+
+func TestPartsEndInReverse(t *testing.T) {
+	tr := &trace{}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := runParts(ctx, []part{tr.part("a", nil), tr.part("b", nil), tr.part("c", nil)}); err != nil {
+		t.Errorf("runParts = %v", err)
+	}
+	if !slices.Equal(tr.ends, []string{"c", "b", "a"}) {
+		t.Errorf("they ended as %v", tr.ends)
+	}
+}
+
+func TestAPartThatFailsEndsTheDaemon(t *testing.T) {
+	bad := errors.New("its disk is gone")
+	for name, fails := range map[string]error{"with an error": bad, "without one": nil} {
+		tr := &trace{}
+		fail := make(chan error, 1)
+		fail <- fails
+		err := runParts(t.Context(), []part{tr.part("a", nil), tr.part("b", fail), tr.part("c", nil)})
+		if err == nil || !strings.Contains(err.Error(), "b") || fails != nil && !errors.Is(err, bad) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !slices.Equal(tr.ends, []string{"b", "c", "a"}) {
+			t.Errorf("%s: they ended as %v", name, tr.ends)
+		}
+	}
+}
