@@ -348,7 +348,9 @@ func (b *bench) bareStart(binary string) (time.Duration, error) {
 	if _, err := out.Read(make([]byte, 256)); err != nil {
 		return 0, err
 	}
-	c := wire.NewClient(func(ctx context.Context) (*wire.Conn, error) { return wire.DialUnix(ctx, filepath.Join(dir, wire.SocketName)) })
+	c := wire.NewClient(func(ctx context.Context) (*wire.Conn, error) {
+		return wire.DialUnix(ctx, filepath.Join(dir, wire.SocketName))
+	})
 	defer c.Close()
 	_, err = c.Call(context.Background(), &wire.Head{Kind: wire.KindCall}, nil, 0)
 	return time.Since(began), err
