@@ -180,7 +180,7 @@ func (e *Engine) Kill(ctx context.Context, p solo.Principal, serviceID string, o
 
 // purge forgets a stopped service. Of two at once, the second finds it gone.
 func (e *Engine) purge(ctx context.Context, key solo.Key, s *service) error {
-	_, release, err := e.claim(ctx, key)
+	release, err := e.awaitSlot(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -215,6 +215,25 @@ func (e *Engine) purge(ctx context.Context, key solo.Key, s *service) error {
 		e.cfg.Log.Warn("cannot remove the files of a purged service", "error", err)
 	}
 	return nil
+}
+
+// awaitSlot takes the slot of an id as soon as nobody else has it.
+func (e *Engine) awaitSlot(ctx context.Context, key solo.Key) (release func(), err error) {
+	for {
+		_, release, err := e.claim(ctx, key)
+		if err == nil {
+			return release, nil
+		}
+		other := e.deploying(key)
+		if other == nil {
+			continue
+		}
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return nil, waitEnded(ctx.Err())
+		}
+	}
 }
 
 // Invoke calls a method of the service, within the caller's deadline.

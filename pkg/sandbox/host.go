@@ -200,6 +200,17 @@ func (h *Host) openRunDir() error {
 	if err != nil {
 		return fmt.Errorf("cannot find the run directory: %w", err)
 	}
+	// Another daemon that ends may remove an empty parent under our hands.
+	for try := 1; ; try++ {
+		if err := h.makeRunDir(parent); err == nil {
+			return nil
+		} else if try == 3 || !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+}
+
+func (h *Host) makeRunDir(parent string) error {
 	if err := os.MkdirAll(parent, 0o711); err != nil {
 		return fmt.Errorf("cannot make the run directory: %w", err)
 	}
@@ -211,11 +222,11 @@ func (h *Host) openRunDir() error {
 	if !ok || !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("cannot use %s as run directory: it must be a directory of solod's own that nobody else may write to", parent)
 	}
-	h.cfg.RunRoot = parent
-	h.runDir = filepath.Join(parent, h.cfg.ID+"-"+h.cfg.Boot)
-	if err := os.Mkdir(h.runDir, 0o711); err != nil {
+	runDir := filepath.Join(parent, h.cfg.ID+"-"+h.cfg.Boot)
+	if err := os.Mkdir(runDir, 0o711); err != nil {
 		return fmt.Errorf("cannot make the run directory: %w", err)
 	}
+	h.cfg.RunRoot, h.runDir = parent, runDir
 	return nil
 }
 
@@ -271,6 +282,8 @@ func (h *Host) Close() error {
 	}
 	if h.runDir != "" {
 		errs = append(errs, os.RemoveAll(h.runDir))
+		// The parent is every daemon's of this user: only the last takes it along.
+		os.Remove(h.cfg.RunRoot)
 	}
 	if err := errors.Join(errs...); err != nil {
 		// The record stays: the next boot tries again.

@@ -90,7 +90,7 @@ func TestScenarios(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
-			"follow": followCmd, "load": loadCmd, "repeat": repeatCmd,
+			"follow": followCmd, "load": loadCmd, "cross": crossCmd,
 		},
 	})
 }
@@ -330,11 +330,44 @@ func loadCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// repeat N COMMAND… runs a command N times.
-func repeatCmd(ts *testscript.TestScript, neg bool, args []string) {
-	n, err := strconv.Atoi(args[0])
+// cross BODY-FILE SERVICE deploys the same id twice at once, one of which must be
+// a conflict at once, and kills the service while the other is under way.
+func crossCmd(ts *testscript.TestScript, neg bool, args []string) {
+	body, err := os.ReadFile(ts.MkAbs(args[0]))
 	ts.Check(err)
-	for range n {
-		ts.Check(ts.Exec(args[1], args[2:]...))
+	url := daemonOf(ts).URL + "/services"
+	type answer struct {
+		status int
+		text   string
+	}
+	do := func(method, url string, body []byte) answer {
+		req, err := http.NewRequest(method, url, bytes.NewReader(body))
+		if err != nil {
+			return answer{0, err.Error()}
+		}
+		req.Header.Set("X-Tenant-ID", "t")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return answer{0, err.Error()}
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return answer{0, err.Error()}
+		}
+		return answer{resp.StatusCode, string(text)}
+	}
+	answers := make(chan answer, 2)
+	for range 2 {
+		go func() { answers <- do("POST", url, body) }()
+	}
+	if a := <-answers; a.status != http.StatusConflict || !strings.Contains(a.text, "under way") {
+		ts.Fatalf("the second deploy: %d %s", a.status, a.text)
+	}
+	if a := do("DELETE", url+"/"+args[1], nil); a.status != http.StatusOK {
+		ts.Fatalf("the kill: %d %s", a.status, a.text)
+	}
+	if a := <-answers; a.status != http.StatusConflict || !strings.Contains(a.text, "killed during its deploy") {
+		ts.Fatalf("the first deploy: %d %s", a.status, a.text)
 	}
 }
