@@ -55,11 +55,18 @@ func (s *Server) serve(op solo.Operation, h handler) echo.HandlerFunc {
 	}
 }
 
+// crossOrigin tells what a browser sends for a page that is not the daemon's own:
+// on a laptop, any page that is visited could deploy otherwise.
+var crossOrigin = http.NewCrossOriginProtection()
+
 // admit checks what every call is checked for before its body.
 func (c *call) admit() error {
 	r := c.Request()
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return withStatus(http.StatusUnsupportedMediaType, fmt.Sprintf("a body with Content-Encoding %.40q is not taken", enc))
+	}
+	if crossOrigin.Check(r) != nil {
+		return solo.Errorf(solo.CodePermissionDenied, "a page of another origin may not call this daemon")
 	}
 	if c.op.Response != nil && !c.op.Streams && !c.accepts("application/json") {
 		return withStatus(http.StatusNotAcceptable, "the answer is application/json")
@@ -199,11 +206,12 @@ func (c *call) drain() {
 
 // json reads a JSON body into out, and tells every fault of it.
 func (c *call) json(out any) error {
-	if ct := c.Request().Header.Get("Content-Type"); ct != "" {
-		media, _, _ := strings.Cut(ct, ";")
-		if !strings.EqualFold(strings.TrimSpace(media), "application/json") {
-			return withStatus(http.StatusUnsupportedMediaType, fmt.Sprintf("the body must be application/json, and not %.80q", media))
-		}
+	media, _, _ := strings.Cut(c.Request().Header.Get("Content-Type"), ";")
+	switch strings.ToLower(strings.TrimSpace(media)) {
+	case "", "application/json":
+	case "application/x-www-form-urlencoded": // what curl -d says of any body
+	default:
+		return withStatus(http.StatusUnsupportedMediaType, fmt.Sprintf("the body must be application/json, and not %.80q", media))
 	}
 	body, err := c.body()
 	if err != nil {

@@ -312,6 +312,10 @@ func TestRequestsThatWillNotDo(t *testing.T) {
 		{"POST", "/shutdown", "", []string{tenant}, 403, "operator"},
 		{"POST", "/services", "{}", []string{tenant, "Content-Type: text/plain"}, 415, "application/json"},
 
+		{"POST", "/services", `{"service_id":"s","tenant_id":"t"}`, []string{"Origin: https://evil.example"}, 403, "another origin"},
+		{"POST", "/services", `{"service_id":"s","tenant_id":"t"}`, []string{"Sec-Fetch-Site: cross-site"}, 403, "another origin"},
+		{"DELETE", "/services/s", "", []string{tenant, "Sec-Fetch-Site: cross-site"}, 403, "another origin"},
+
 		{"POST", "/services", "", []string{tenant}, 400, "empty"},
 		{"POST", "/services", "[]", []string{tenant}, 400, "must be an object"},
 		{"POST", "/services", "null", []string{tenant}, 400, "not null"},
@@ -357,6 +361,7 @@ func TestRequestsThatDo(t *testing.T) {
 	}{
 		{"POST", "/services", `{"service_id":"s","code":"x","env":null,"limits":{"memory_mb":null}}`, []string{tenant}, 201, "deploy t s"},
 		{"POST", "/services", `{"service_id":"s","tenant_id":"u"}`, []string{"Content-Type: application/json; charset=utf-8"}, 201, "deploy u s"},
+		{"POST", "/services", `{"service_id":"s"}`, []string{tenant, "Content-Type: application/x-www-form-urlencoded"}, 201, "deploy t s"},
 		{"POST", "/services/s/check", `{"code":"x"}`, []string{tenant}, 200, "check t s"},
 		{"GET", "/services?state=running&limit=5&offset=2", "", []string{tenant}, 200, `list t "running" 5 2`},
 		{"GET", "/services/s", "ignored", []string{tenant, "Accept: application/*"}, 200, "status t s"},
