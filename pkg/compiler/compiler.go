@@ -166,6 +166,8 @@ func (c *Compiler) key(tenant string, src solo.Source) string {
 	h := sha256.New()
 	for _, part := range []string{
 		"1", tenant, SourceDigest(src), c.toolchain, sdksrc.Digest(), strings.Join(flags, " "), runtime.GOOS + "/" + runtime.GOARCH,
+		// What a former policy let pass is not known to this one.
+		strings.Join(c.cfg.AllowImports, "\n"), strings.Join(c.cfg.DenyImports, "\n"),
 	} {
 		fmt.Fprintf(h, "%d:%s", len(part), part)
 	}

@@ -427,6 +427,21 @@ func TestAllowImports(t *testing.T) {
 	}
 }
 
+func TestAStricterPolicyFindsNothingThatWasBuiltBefore(t *testing.T) {
+	src := source("package main\n\nimport _ \"os\"\n\nfunc main() {}\n")
+	lax, _ := own(t, nil)
+	if _, err := lax.Build(t.Context(), "t", src); err != nil {
+		t.Fatal(err)
+	}
+	strict, err := compiler.Open(config(filepath.Join("own", t.Name()), func(c *compiler.Config) { c.DenyImports = []string{"os"} }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := strict.Build(t.Context(), "t", src); solo.CodeOf(err) != solo.CodePolicyViolation {
+		t.Errorf("under the stricter policy: %v", err)
+	}
+}
+
 func TestParse(t *testing.T) {
 	text := func(s string) *string { return &s }
 	big := strings.Repeat("x", solo.MaxFileBytes+1)

@@ -110,7 +110,11 @@ func untilHealthy(ctx context.Context, p *process.Instance, deadline time.Time) 
 		case <-p.Done():
 			return &supervisor.StartError{Exit: p.Exit()}
 		case <-ctx.Done():
-			p.Stop(solo.ReasonStartTimeout, 0, true)
+			reason := solo.ReasonStartTimeout
+			if errors.Is(ctx.Err(), context.Canceled) {
+				reason = solo.ReasonKilled
+			}
+			p.Stop(reason, 0, true)
 			exit := p.Exit()
 			exit.Details["step"], exit.Details["health"] = "health", last.Error()
 			return &supervisor.StartError{Exit: exit}
