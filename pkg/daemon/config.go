@@ -35,6 +35,7 @@ type Config struct {
 
 // SoloConfig is the daemon itself.
 type SoloConfig struct {
+	ListenPort int    `toml:"listen_port"`
 	HTTPPort   int    `toml:"http_port"`
 	ListenHost string `toml:"listen_host"`
 	Socket     string `toml:"socket"`
@@ -92,7 +93,7 @@ func Default() *Config {
 	l := solo.DefaultLimits()
 	return &Config{
 		Solo: SoloConfig{
-			HTTPPort: 8080, ListenHost: "127.0.0.1", DataDir: "./data", MaxTenants: 100,
+			ListenPort: 50051, HTTPPort: 8080, ListenHost: "127.0.0.1", DataDir: "./data", MaxTenants: 100,
 			LogLevel: "info", ShutdownS: 10,
 		},
 		Limits: LimitsConfig{
@@ -164,6 +165,7 @@ func (c *Config) settings() []setting {
 	}
 	// A ceiling of 0 is four times the default, filled in after the checks.
 	return []setting{
+		{"solo.listen_port", &s.ListenPort, within(&s.ListenPort, 0, 65535)},
 		{"solo.http_port", &s.HTTPPort, within(&s.HTTPPort, 0, 65535)},
 		{"solo.listen_host", &s.ListenHost, func() string { return checkHost(s.ListenHost) }},
 		{"solo.socket", &s.Socket, anything},
@@ -473,10 +475,20 @@ func (c *Config) resolve() error {
 		}
 	}
 	// sun_path holds 108 bytes, the last of them NUL.
-	if len(c.Solo.Socket) > 107 {
-		return &ConfigError{[]string{fmt.Sprintf("solo.socket: %s has %d bytes, a unix socket's path at most 107: name a shorter one", c.Solo.Socket, len(c.Solo.Socket))}}
+	for _, path := range []string{c.Solo.Socket, c.grpcSocket()} {
+		if len(path) > 107 {
+			return &ConfigError{[]string{fmt.Sprintf("solo.socket: %s has %d bytes, a unix socket's path at most 107: name a shorter one", path, len(path))}}
+		}
+	}
+	if c.Solo.ListenPort == c.Solo.HTTPPort && c.Solo.HTTPPort != 0 {
+		return &ConfigError{[]string{fmt.Sprintf("solo.listen_port and solo.http_port are both %d: gRPC and REST need a port each", c.Solo.HTTPPort)}}
 	}
 	return nil
+}
+
+// grpcSocket is beside the REST one.
+func (c *Config) grpcSocket() string {
+	return filepath.Join(filepath.Dir(c.Solo.Socket), "solo-grpc.sock")
 }
 
 // Print writes the configuration as TOML, each value with where it came from.

@@ -43,6 +43,7 @@ func TestConfigRefusesWithKeyAndPlace(t *testing.T) {
 		{"a bad pattern", "[build]\ndeny_imports = [\"[\"]\n", nil, []string{"build.deny_imports", "path.Match"}},
 		{"an unknown variable", "", []string{"SOLO_SOLO__HTP_PORT=1"}, []string{"SOLO_SOLO__HTP_PORT", "no such key"}},
 		{"a bad variable", "", []string{"SOLO_LIMITS__MAX_TOTAL=many"}, []string{"limits.max_total", "whole number", "SOLO_LIMITS__MAX_TOTAL"}},
+		{"one port for both", "[solo]\nlisten_port = 9000\nhttp_port = 9000\n", nil, []string{"both 9000"}},
 		{"a long socket", "[solo]\nsocket = \"/" + strings.Repeat("s", 120) + "\"\n", nil, []string{"solo.socket", "at most 107"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/engine"
 	"github.com/solo-run/solo/pkg/eventlog"
+	"github.com/solo-run/solo/pkg/gateway/grpc"
 	"github.com/solo-run/solo/pkg/gateway/rest"
 	"github.com/solo-run/solo/pkg/logs"
 	"github.com/solo-run/solo/pkg/process"
@@ -131,9 +132,17 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	if err := api.Listen(); err != nil {
 		return nil, err
 	}
-	d.log.Info("solod starts", "version", Version, "data_dir", dir, "rest", api.Addr(), "socket", cfg.Solo.Socket, "pid", os.Getpid())
+	rpc := grpc.New(grpc.Config{
+		Engine: eng, Log: d.log.Named("grpc"), Addr: fmt.Sprintf("%s:%d", cfg.Solo.ListenHost, cfg.Solo.ListenPort),
+		Socket: cfg.grpcSocket(), ShutdownTimeout: shutdown / 4,
+	})
+	if err := rpc.Listen(); err != nil {
+		api.Close()
+		return nil, err
+	}
+	d.log.Info("solod starts", "version", Version, "data_dir", dir, "rest", api.Addr(), "grpc", rpc.Addr(), "socket", cfg.Solo.Socket, "pid", os.Getpid())
 
-	parts := []part{{"sandbox", host.Run}, {"compiler", comp.Run}, {"engine", eng.Run}, {"rest", api.Run}}
+	parts := []part{{"sandbox", host.Run}, {"compiler", comp.Run}, {"engine", eng.Run}, {"gateways", together(api.Run, rpc.Run)}}
 	if cfg.Telemetry.LogEvents {
 		parts = append(parts, part{"event lines", func(ctx context.Context) error { return d.logEvents(ctx, events) }})
 	}

@@ -4,12 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // part is something that runs as long as the daemon does.
 type part struct {
 	name string
 	run  func(context.Context) error
+}
+
+// together makes one part of several that end at the same time; if one of them
+// fails, so do the others.
+func together(runs ...func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		for _, run := range runs {
+			group.Go(func() error { return run(ctx) })
+		}
+		return group.Wait()
+	}
 }
 
 // runParts starts the parts in order and waits until ctx ends or one of them

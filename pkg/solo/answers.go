@@ -1,6 +1,11 @@
 package solo
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
 
 // Bounds of lists and pages.
 const (
@@ -102,6 +107,18 @@ type InvokeRequest struct {
 	Timeout time.Duration
 }
 
+// MaxMethod is the longest name of a method, in bytes.
+const MaxMethod = 128
+
+// CheckMethod reports why s is not the name of a method: 1 to [MaxMethod] bytes of
+// printable UTF-8.
+func CheckMethod(s string) error {
+	if len(s) == 0 || len(s) > MaxMethod || strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f || r == utf8.RuneError }) {
+		return fmt.Errorf("must be 1 to %d bytes of printable text", MaxMethod)
+	}
+	return nil
+}
+
 // InvokeReply is the service's own answer.
 type InvokeReply struct {
 	Body        []byte
@@ -121,6 +138,9 @@ type KillOptions struct {
 	Force   bool
 	Purge   bool
 }
+
+// MaxStopTimeout is the longest timeout of a kill.
+const MaxStopTimeout = 10 * time.Minute
 
 // Health is how the daemon is.
 type Health struct {

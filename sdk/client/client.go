@@ -105,12 +105,20 @@ func WithReconnect(f func(cause error, wait time.Duration)) Option {
 // goroutine of the call and must not keep the bytes.
 func WithTap(f func(json.RawMessage)) Option { return func(c *config) { c.tap = f } }
 
-// New makes a client for the daemon at addr: http://…, https://… or unix:PATH.
+// New makes a client for the daemon at addr: http://…, https://… or unix:PATH for
+// REST, grpc://HOST:PORT, grpcs://HOST:PORT or grpc+unix:PATH for gRPC.
 // It does not connect: each call does.
 func New(addr string, opts ...Option) (*Client, error) {
 	var c config
 	for _, o := range opts {
 		o(&c)
+	}
+	if isGRPC(addr) {
+		t, err := newGRPC(addr, c)
+		if err != nil {
+			return nil, err
+		}
+		return &Client{transport: t}, nil
 	}
 	r, err := newREST(addr, c)
 	if err != nil {
@@ -235,6 +243,9 @@ func (c *Client) Shutdown(ctx context.Context) (*solov1.ShutdownResult, error) {
 func (c *Client) Raw(ctx context.Context, method, path string, query url.Values, body json.RawMessage) (json.RawMessage, error) {
 	if path == "" || path[0] != '/' {
 		return nil, fmt.Errorf("cannot call %q: a path begins with /", path)
+	}
+	if c.rest == nil {
+		return nil, refuse("gRPC does not offer this call: use an address of http or unix")
 	}
 	return c.rest.raw(ctx, method, path, query, body)
 }

@@ -65,7 +65,7 @@ func (r *rest) watch(ctx context.Context, method string, in proto.Message, recor
 				yield(nil, err)
 				return
 			}
-			if wait = nextWait(wait, err); !r.sleep(ctx, wait, err) {
+			if wait = nextWait(wait, err); !sleep(ctx, r.reconnect, wait, err) {
 				yield(nil, ctx.Err())
 				return
 			}
@@ -260,10 +260,10 @@ func nextWait(wait time.Duration, err error) time.Duration {
 	return wait
 }
 
-// sleep waits, and reports whether the context lasted.
-func (r *rest) sleep(ctx context.Context, wait time.Duration, cause error) bool {
-	if r.reconnect != nil {
-		r.reconnect(cause, wait)
+// sleep tells why, waits, and reports whether the context lasted.
+func sleep(ctx context.Context, reconnect func(error, time.Duration), wait time.Duration, cause error) bool {
+	if reconnect != nil {
+		reconnect(cause, wait)
 	}
 	t := time.NewTimer(wait)
 	defer t.Stop()

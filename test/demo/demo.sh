@@ -11,7 +11,7 @@ dir=$(mktemp -d)
 daemon=
 export SOLO_ADDR="unix:$dir/data/solo.sock" SOLO_TENANT=demo
 unset SOLO_TOKEN SOLO_CONFIG || :
-export SOLO_SOLO__DATA_DIR="$dir/data" SOLO_SOLO__HTTP_PORT=0
+export SOLO_SOLO__DATA_DIR="$dir/data" SOLO_SOLO__HTTP_PORT=0 SOLO_SOLO__LISTEN_PORT=0
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 show() { printf '$ %s\n' "$*"; "$@"; }

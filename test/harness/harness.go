@@ -31,8 +31,8 @@ type Daemon struct {
 	Bin, Dir string
 	// Env is the environment of solod, but for what the harness sets.
 	Env []string
-	// URL is where REST is served once it is started.
-	URL string
+	// URL is where REST is served once it is started, GRPC the address of gRPC.
+	URL, GRPC string
 
 	cmd  *exec.Cmd
 	log  *os.File
@@ -64,7 +64,7 @@ func (d *Daemon) Start(args ...string) error {
 		return err
 	}
 	cmd := exec.Command(filepath.Join(d.Bin, "solod"), args...)
-	cmd.Env = append(append([]string{}, d.Env...), "SOLO_SOLO__DATA_DIR="+d.Dir, "SOLO_SOLO__HTTP_PORT=0")
+	cmd.Env = append(append([]string{}, d.Env...), "SOLO_SOLO__DATA_DIR="+d.Dir, "SOLO_SOLO__HTTP_PORT=0", "SOLO_SOLO__LISTEN_PORT=0")
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return err
@@ -98,6 +98,10 @@ func (d *Daemon) ready(at int64) bool {
 		return false
 	}
 	d.URL = "http://" + strings.Fields(rest)[0]
+	if _, rest, ok = strings.Cut(rest, " grpc="); !ok {
+		return false
+	}
+	d.GRPC = "grpc://" + strings.Fields(rest)[0]
 	resp, err := http.Get(d.URL + "/health/ready")
 	if err != nil {
 		return false

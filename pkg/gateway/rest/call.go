@@ -13,6 +13,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/solo-run/solo/pkg/gateway"
 	"github.com/solo-run/solo/pkg/identity"
 	"github.com/solo-run/solo/pkg/solo"
 )
@@ -91,12 +92,9 @@ func (c *call) proofs() identity.Proofs {
 func (c *call) identify(body *string) error {
 	proofs := c.proofs()
 	proofs.Body = body
-	p, err := identity.Resolve(proofs)
+	p, err := gateway.Admit(c.op, proofs)
 	if err != nil {
 		return err
-	}
-	if c.op.Permission == solo.PermissionOperator && !p.Operator {
-		return solo.Errorf(solo.CodePermissionDenied, "only the operator may do this: a peer on the daemon's unix socket")
 	}
 	c.principal = p
 	return nil

@@ -131,9 +131,6 @@ func (s *Server) restart(c *call) error {
 	return c.answer(http.StatusOK, service)
 }
 
-// maxStop bounds timeout_ms of a kill.
-const maxStop = 10 * time.Minute
-
 func (s *Server) kill(c *call) error {
 	id, err := c.serviceID()
 	if err != nil {
@@ -141,7 +138,7 @@ func (s *Server) kill(c *call) error {
 	}
 	q := c.query()
 	opts := solo.KillOptions{Force: q.flag("force"), Purge: q.flag("purge")}
-	if ms := q.number("timeout_ms", -1, 0, int(maxStop.Milliseconds())); ms >= 0 {
+	if ms := q.number("timeout_ms", -1, 0, int(solo.MaxStopTimeout.Milliseconds())); ms >= 0 {
 		timeout := time.Duration(ms) * time.Millisecond
 		opts.Timeout = &timeout
 	}
@@ -155,10 +152,7 @@ func (s *Server) kill(c *call) error {
 	return c.answer(http.StatusOK, result)
 }
 
-const (
-	metaPrefix = "X-Solo-Meta-"
-	maxMethod  = 128
-)
+const metaPrefix = "X-Solo-Meta-"
 
 func (s *Server) invoke(c *call) error {
 	id, err := c.serviceID()
@@ -169,8 +163,8 @@ func (s *Server) invoke(c *call) error {
 	if err != nil {
 		return err
 	}
-	if len(method) == 0 || len(method) > maxMethod || strings.ContainsFunc(method, func(r rune) bool { return r < 0x20 || r == 0x7f || r == 0xfffd }) {
-		return solo.InvalidFields(solo.Field{Field: "method", Message: fmt.Sprintf("must be 1 to %d bytes of printable text", maxMethod)})
+	if err := solo.CheckMethod(method); err != nil {
+		return solo.InvalidFields(solo.Field{Field: "method", Message: err.Error()})
 	}
 	r := c.Request()
 	req := &solo.InvokeRequest{

@@ -5,42 +5,18 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/solo-run/solo/pkg/gateway"
 	"github.com/solo-run/solo/pkg/identity"
-	"github.com/solo-run/solo/pkg/solo"
 )
-
-// Engine does the work. Its errors are *[solo.Error], or become internal.
-type Engine interface {
-	Deploy(ctx context.Context, p solo.Principal, req *solo.DeployRequest) (service *solo.Service, created bool, err error)
-	Check(ctx context.Context, p solo.Principal, serviceID string, req *solo.DeployRequest) (*solo.CheckResult, error)
-	List(ctx context.Context, p solo.Principal, state string, limit, offset int) (*solo.ServiceList, error)
-	Status(ctx context.Context, p solo.Principal, serviceID string) (*solo.Service, error)
-	Restart(ctx context.Context, p solo.Principal, serviceID string) (*solo.Service, error)
-	Kill(ctx context.Context, p solo.Principal, serviceID string, opts solo.KillOptions) (*solo.KillResult, error)
-	Invoke(ctx context.Context, p solo.Principal, serviceID string, req *solo.InvokeRequest) (*solo.InvokeReply, error)
-	Events(ctx context.Context, q solo.EventQuery) (solo.EventPage, error)
-	WaitEvents(ctx context.Context, after uint64) error
-	LastEventID() uint64
-	VerifyEvents(ctx context.Context) (*solo.VerifyReport, error)
-	Logs(ctx context.Context, q solo.LogQuery) (solo.LogPage, error)
-	WaitLogs(ctx context.Context, tenant string, after uint64) error
-	LastLogID() uint64
-	Health(ctx context.Context) *solo.Health
-	Ready() bool
-	Shutdown(p solo.Principal) error
-}
 
 // Logger is the part of the daemon's log that the gateway writes to.
 type Logger interface {
@@ -50,7 +26,7 @@ type Logger interface {
 
 // Config is what a [Server] works with.
 type Config struct {
-	Engine Engine
+	Engine gateway.Engine
 	Log    Logger
 	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
 	Addr string
@@ -119,7 +95,7 @@ func (s *Server) Listen() error {
 		s.listeners = append(s.listeners, l)
 	}
 	if s.cfg.Socket != "" {
-		l, err := listenUnix(s.cfg.Socket)
+		l, err := gateway.ListenUnix(s.cfg.Socket)
 		if err != nil {
 			s.Close()
 			return err
@@ -127,36 +103,6 @@ func (s *Server) Listen() error {
 		s.listeners = append(s.listeners, l)
 	}
 	return nil
-}
-
-// listenUnix listens on a socket that only the daemon's user and root may open. A
-// file that a daemon left is removed, one that answers is not.
-func listenUnix(path string) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode().Type() != fs.ModeSocket {
-			return nil, fmt.Errorf("cannot listen on %s: a file that is no socket is in the way", path)
-		}
-		conn, err := net.DialTimeout("unix", path, time.Second)
-		if err == nil {
-			conn.Close()
-			return nil, fmt.Errorf("cannot listen on %s: another process does", path)
-		}
-		if !errors.Is(err, syscall.ECONNREFUSED) {
-			return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("cannot remove a stale socket: %w", err)
-		}
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("cannot keep the socket private: %w", err)
-	}
-	return l, nil
 }
 
 // Addr is the TCP address that is listened on, "" for none.

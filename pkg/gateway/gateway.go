@@ -1,0 +1,83 @@
+// Package gateway is what the gateways have in common: the engine as they see it,
+// who may do what, and how they listen.
+//
+// Each gateway below it speaks one wire, and offers the operations of
+// solo.Operations over it.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/solo-run/solo/pkg/identity"
+	"github.com/solo-run/solo/pkg/solo"
+)
+
+// Engine does the work. Its errors are *[solo.Error], or become internal.
+type Engine interface {
+	Deploy(ctx context.Context, p solo.Principal, req *solo.DeployRequest) (service *solo.Service, created bool, err error)
+	Check(ctx context.Context, p solo.Principal, serviceID string, req *solo.DeployRequest) (*solo.CheckResult, error)
+	List(ctx context.Context, p solo.Principal, state string, limit, offset int) (*solo.ServiceList, error)
+	Status(ctx context.Context, p solo.Principal, serviceID string) (*solo.Service, error)
+	Restart(ctx context.Context, p solo.Principal, serviceID string) (*solo.Service, error)
+	Kill(ctx context.Context, p solo.Principal, serviceID string, opts solo.KillOptions) (*solo.KillResult, error)
+	Invoke(ctx context.Context, p solo.Principal, serviceID string, req *solo.InvokeRequest) (*solo.InvokeReply, error)
+	Events(ctx context.Context, q solo.EventQuery) (solo.EventPage, error)
+	WaitEvents(ctx context.Context, after uint64) error
+	LastEventID() uint64
+	VerifyEvents(ctx context.Context) (*solo.VerifyReport, error)
+	Logs(ctx context.Context, q solo.LogQuery) (solo.LogPage, error)
+	WaitLogs(ctx context.Context, tenant string, after uint64) error
+	LastLogID() uint64
+	Health(ctx context.Context) *solo.Health
+	Ready() bool
+	Shutdown(p solo.Principal) error
+}
+
+// Admit finds out who is calling, and whether the operation is for them.
+func Admit(op solo.Operation, proofs identity.Proofs) (solo.Principal, error) {
+	p, err := identity.Resolve(proofs)
+	if err != nil {
+		return p, err
+	}
+	if op.Permission == solo.PermissionOperator && !p.Operator {
+		return p, solo.Errorf(solo.CodePermissionDenied, "only the operator may do this: a peer on the daemon's unix socket")
+	}
+	return p, nil
+}
+
+// ListenUnix listens on a socket that only the daemon's user and root may open. A
+// file that a daemon left is removed, one that answers is not.
+func ListenUnix(path string) (net.Listener, error) {
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("cannot listen on %s: a file that is no socket is in the way", path)
+		}
+		conn, err := net.DialTimeout("unix", path, time.Second)
+		if err == nil {
+			conn.Close()
+			return nil, fmt.Errorf("cannot listen on %s: another process does", path)
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("cannot remove a stale socket: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot keep the socket private: %w", err)
+	}
+	return l, nil
+}

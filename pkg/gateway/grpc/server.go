@@ -1,0 +1,277 @@
+package grpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	rpc "google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/solo-run/solo/pkg/gateway"
+	"github.com/solo-run/solo/pkg/identity"
+	"github.com/solo-run/solo/pkg/solo"
+	solov1 "github.com/solo-run/solo/proto/solo/v1"
+)
+
+// Logger is the part of the daemon's log that the gateway writes to.
+type Logger interface {
+	Error(msg string, args ...any)
+}
+
+// Config is what a [Server] works with.
+type Config struct {
+	Engine gateway.Engine
+	Log    Logger
+	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
+	Addr string
+	// Socket is the path of the unix socket, "" for none.
+	Socket string
+	// ShutdownTimeout is how long calls under way have once Run is to end.
+	ShutdownTimeout time.Duration
+}
+
+// keepalivePeriod is how often a client may ping, with and without a call
+// (contract 5).
+const keepalivePeriod = 10 * time.Second
+
+// healthPeriod is how often the health service looks whether the daemon is ready.
+const healthPeriod = 250 * time.Millisecond
+
+// Server serves the API. Listen, then Run.
+type Server struct {
+	solov1.UnimplementedSoloServer
+
+	cfg       Config
+	rpc       *rpc.Server
+	health    *health.Server
+	ops       map[string]solo.Operation
+	listeners []net.Listener
+	streams   context.Context
+	stop      context.CancelFunc
+}
+
+// New returns a server.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, health: health.NewServer(), ops: map[string]solo.Operation{}}
+	s.streams, s.stop = context.WithCancel(context.Background())
+	for _, op := range solo.Operations() {
+		if op.RPC != "" {
+			s.ops[op.RPC] = op
+		}
+	}
+	s.rpc = rpc.NewServer(
+		rpc.Creds(peerCredentials{}), rpc.MaxRecvMsgSize(solo.MaxDeployBody), rpc.MaxConcurrentStreams(4096),
+		rpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepalivePeriod * 9 / 10, PermitWithoutStream: true}),
+		rpc.UnaryInterceptor(s.unary), rpc.StreamInterceptor(s.stream),
+	)
+	solov1.RegisterSoloServer(s.rpc, s)
+	healthpb.RegisterHealthServer(s.rpc, s.health)
+	reflection.Register(s.rpc)
+	return s
+}
+
+// Listen binds both addresses.
+func (s *Server) Listen() error {
+	if s.cfg.Addr != "" {
+		l, err := net.Listen("tcp", s.cfg.Addr)
+		if err != nil {
+			return fmt.Errorf("cannot listen on %s: %w", s.cfg.Addr, err)
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	if s.cfg.Socket != "" {
+		l, err := gateway.ListenUnix(s.cfg.Socket)
+		if err != nil {
+			s.Close()
+			return err
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	return nil
+}
+
+// Addr is the TCP address that is listened on, "" for none.
+func (s *Server) Addr() string {
+	for _, l := range s.listeners {
+		if l.Addr().Network() == "tcp" {
+			return l.Addr().String()
+		}
+	}
+	return ""
+}
+
+// Close gives up listeners of a server that is not run.
+func (s *Server) Close() error {
+	var errs []error
+	for _, l := range s.listeners {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Run serves until ctx ends. Then streams end, calls under way get
+// ShutdownTimeout, and what is left is cut.
+func (s *Server) Run(ctx context.Context) error {
+	var group errgroup.Group
+	failed := make(chan error, len(s.listeners))
+	for _, l := range s.listeners {
+		group.Go(func() error {
+			err := s.rpc.Serve(l)
+			if err != nil {
+				failed <- err
+				return fmt.Errorf("cannot serve on %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	look := time.NewTicker(healthPeriod)
+	defer look.Stop()
+	for serving := true; serving; {
+		s.tellHealth()
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			serving = false
+		case <-failed:
+			serving = false
+		}
+	}
+	s.health.Shutdown()
+	s.stop()
+	timer := time.AfterFunc(max(s.cfg.ShutdownTimeout, time.Millisecond), s.rpc.Stop)
+	s.rpc.GracefulStop()
+	timer.Stop()
+	return group.Wait()
+}
+
+func (s *Server) tellHealth() {
+	status := healthpb.HealthCheckResponse_NOT_SERVING
+	if s.cfg.Engine.Ready() {
+		status = healthpb.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus("", status)
+	s.health.SetServingStatus(solov1.Solo_ServiceDesc.ServiceName, status)
+}
+
+// peerCredentials ask the kernel who connected, and encrypt nothing: TCP is
+// loopback only.
+type peerCredentials struct{}
+
+type peerInfo struct {
+	credentials.CommonAuthInfo
+	peer identity.Peer
+}
+
+func (peerInfo) AuthType() string { return "peer" }
+
+func (peerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return conn, peerInfo{peer: identity.PeerOf(conn)}, nil
+}
+
+func (peerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("these credentials are a server's")
+}
+
+func (peerCredentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: "insecure"}
+}
+func (c peerCredentials) Clone() credentials.TransportCredentials { return c }
+func (peerCredentials) OverrideServerName(string) error           { return nil }
+
+// proofs is what a call shows beside its message.
+func proofs(ctx context.Context) identity.Proofs {
+	p := identity.Proofs{Peer: identity.Peer{UID: -1}}
+	if from, ok := peer.FromContext(ctx); ok {
+		if info, ok := from.AuthInfo.(peerInfo); ok {
+			p.Peer = info.peer
+		}
+	}
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		p.Tokens, p.Headers = md.Get("authorization"), md.Get("x-tenant-id")
+	}
+	return p
+}
+
+// principalKey finds the caller in a call's context.
+type principalKey struct{}
+
+func caller(ctx context.Context) solo.Principal {
+	p, _ := ctx.Value(principalKey{}).(solo.Principal)
+	return p
+}
+
+// admit finds out who is calling the method, and whether it is for them.
+func (s *Server) admit(ctx context.Context, fullMethod string, msg any) (context.Context, error) {
+	name, ours := strings.CutPrefix(fullMethod, "/"+solov1.Solo_ServiceDesc.ServiceName+"/")
+	if !ours {
+		return ctx, nil // health and reflection need no proof
+	}
+	op, ok := s.ops[name]
+	if !ok {
+		return ctx, solo.Errorf(solo.CodeNotFound, "there is no such method")
+	}
+	p := proofs(ctx)
+	if req, ok := msg.(*solov1.DeployRequest); ok {
+		p.Body = req.TenantId
+	}
+	if op.Permission == solo.PermissionNone && len(p.Tokens) == 0 && len(p.Headers) == 0 && !p.Peer.Operator() {
+		return ctx, nil
+	}
+	who, err := gateway.Admit(op, p)
+	return context.WithValue(ctx, principalKey{}, who), err
+}
+
+func (s *Server) unary(ctx context.Context, req any, info *rpc.UnaryServerInfo, next rpc.UnaryHandler) (resp any, err error) {
+	defer func() { err = s.told(info.FullMethod, recover(), err) }()
+	if ctx, err = s.admit(ctx, info.FullMethod, req); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+// told makes the status that the caller is given, and logs what it does not say.
+func (s *Server) told(method string, panicked any, err error) error {
+	if panicked != nil {
+		err = solo.Internal(fmt.Errorf("panic: %v\n%s", panicked, debug.Stack()))
+	}
+	if err == nil {
+		return nil
+	}
+	if e := solo.AsError(err); !isStatus(err) && (e.Code == solo.CodeInternal || errors.Unwrap(e) != nil) {
+		s.cfg.Log.Error("a call failed", "method", method, "code", string(e.Code), "message", e.Message, "cause", errors.Unwrap(e))
+	}
+	return statusOf(err)
+}
+
+// admitted is a stream whose caller is known. A stream's message comes after its
+// start, so that a deploy's tenant is not needed here: no stream is a deploy.
+type admitted struct {
+	rpc.ServerStream
+	ctx context.Context
+}
+
+func (a admitted) Context() context.Context { return a.ctx }
+
+func (s *Server) stream(srv any, st rpc.ServerStream, info *rpc.StreamServerInfo, next rpc.StreamHandler) (err error) {
+	defer func() { err = s.told(info.FullMethod, recover(), err) }()
+	ctx, err := s.admit(st.Context(), info.FullMethod, nil)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.streams, cancel)()
+	return next(srv, admitted{st, ctx})
+}
