@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"go.etcd.io/bbolt"
 
+	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 )
 
@@ -277,5 +280,116 @@ func TestTheFileIsPrivate(t *testing.T) {
 		if got := info.Mode().Perm(); got != want {
 			t.Errorf("%s has mode %o, want %o", p, got, want)
 		}
+	}
+}
+
+// small mounts a file system of 24 MB for the test: bbolt grows in steps of 16.
+func small(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount a small file system; the tests run as root in CI")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=24m,mode=700"); err != nil {
+		t.Skipf("this host does not let root mount a tmpfs (%v); CI does", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func TestAFullDiskIsToldAndRecoveredFrom(t *testing.T) {
+	dir := small(t)
+	db := open(t, filepath.Join(dir, "db"))
+	acknowledged := 0
+	var err error
+	for ; acknowledged < 10000; acknowledged++ {
+		if err = db.Update(put(fmt.Sprint("k", acknowledged), strings.Repeat("x", 8192))); err != nil {
+			break
+		}
+	}
+	if solo.CodeOf(err) != solo.CodeStorageUnavailable || !strings.Contains(err.Error(), "full") {
+		t.Fatalf("after %d changes: %v", acknowledged, err)
+	}
+	if db.Healthy() == nil {
+		t.Error("the store says that it is well")
+	}
+	// Reading goes on, and so does refusing.
+	if err := db.Update(put("more", strings.Repeat("x", 8192))); solo.CodeOf(err) != solo.CodeStorageUnavailable {
+		t.Errorf("the next change: %v", err)
+	}
+	for i := range acknowledged {
+		if len(get(t, db, fmt.Sprint("k", i))) != 8192 {
+			t.Fatalf("the acknowledged change %d is lost", i)
+		}
+	}
+	// With room it works again, and what was acknowledged is there after a restart.
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(put("after", "y")); err != nil {
+		t.Fatalf("with room: %v", err)
+	}
+	if err := db.Healthy(); err != nil {
+		t.Errorf("with room: %v", err)
+	}
+	db.Close()
+	db = open(t, filepath.Join(dir, "db"))
+	if get(t, db, "after") != "y" || len(get(t, db, fmt.Sprint("k", acknowledged-1))) != 8192 || get(t, db, "more") != "" {
+		t.Error("after a restart something is lost or made up")
+	}
+}
+
+// A write that fails at any point is told, loses nothing that was acknowledged,
+// and is over when the disk works again.
+func TestADiskThatFailsAtTheNthCall(t *testing.T) {
+	for n := range 12 {
+		path := filepath.Join(t.TempDir(), "db")
+		db := open(t, path)
+		for i := range 5 {
+			if err := db.Update(put(fmt.Sprint("k", i), strings.Repeat("x", 3000))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var limit syscall.Rlimit
+		if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The kernel refuses what would be written past this place: with each n
+		// another of the writes of a commit.
+		signal.Ignore(syscall.SIGXFSZ)
+		low := limit
+		low.Cur = uint64(max(4096, info.Size()/12*int64(n)))
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &low); err != nil {
+			t.Fatal(err)
+		}
+		failed := db.Update(put("big", strings.Repeat("z", int(info.Size())*2)))
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+			t.Fatal(err)
+		}
+		if solo.CodeOf(failed) != solo.CodeStorageUnavailable {
+			t.Errorf("limit %d: %v", low.Cur, failed)
+		}
+		if err := db.Update(put("after", "y")); err != nil {
+			t.Errorf("limit %d, afterwards: %v", low.Cur, err)
+		}
+		db.Close()
+		db = open(t, path)
+		for i := range 5 {
+			if len(get(t, db, fmt.Sprint("k", i))) != 3000 {
+				t.Errorf("limit %d: the acknowledged change %d is lost", low.Cur, i)
+			}
+		}
+		if get(t, db, "after") != "y" || get(t, db, "big") != "" {
+			t.Errorf("limit %d: something is lost or made up", low.Cur)
+		}
+		db.Close()
 	}
 }
