@@ -35,6 +35,8 @@ type Operation struct {
 	Request, Response reflect.Type
 	// MaxBody bounds the request's body in bytes; 0 means that a body is ignored.
 	MaxBody int64
+	// Query are the parameters of the query, and of the headers where one is one.
+	Query []Parameter
 	// Streams marks an answer that goes on: SSE on REST, a stream on gRPC.
 	Streams bool
 	// Tool offers the operation to agents over MCP.
@@ -43,6 +45,16 @@ type Operation struct {
 	Codes []Code
 	// Doc is one sentence for the references made from the table.
 	Doc string
+}
+
+// Parameter is one value beside the body of a call.
+type Parameter struct {
+	Name string
+	// Type is string, integer, boolean or date-time.
+	Type string
+	// Header tells that it is a header of the request.
+	Header bool
+	Doc    string
 }
 
 // The names of the operations.
@@ -61,6 +73,7 @@ const (
 	OpLive         = "health live"
 	OpReady        = "health ready"
 	OpShutdown     = "shutdown"
+	OpOpenAPI      = "openapi"
 )
 
 var operations = []Operation{
@@ -73,6 +86,11 @@ var operations = []Operation{
 		Doc: "Compile, vet and test a source and say what a deploy of it would change; changes nothing."},
 	{Name: OpList, Method: "GET", Path: "/services", RPC: "List", Permission: PermissionRead, Resource: "services/{id}",
 		Response: reflect.TypeFor[ServiceList](), Tool: true,
+		Query: []Parameter{
+			{Name: "state", Type: "string", Doc: "Only those in this state."},
+			{Name: "limit", Type: "integer", Doc: "1 to 1000, 100 by default."},
+			{Name: "offset", Type: "integer", Doc: "How many to pass over."},
+		},
 		Doc: "List the services, oldest first."},
 	{Name: OpStatus, Method: "GET", Path: "/services/:id", RPC: "Status", Permission: PermissionRead, Resource: "services/{id}",
 		Response: reflect.TypeFor[Service](), Tool: true, Codes: []Code{CodeNotFound},
@@ -81,20 +99,47 @@ var operations = []Operation{
 		Response: reflect.TypeFor[Service](), Tool: true, Codes: []Code{CodeNotFound, CodeStartFailed},
 		Doc: "Restart a service at once, with a fresh budget and backoff."},
 	{Name: OpKill, Method: "DELETE", Path: "/services/:id", RPC: "Kill", Permission: PermissionKill, Resource: "services/{id}",
+		Query: []Parameter{
+			{Name: "timeout_ms", Type: "integer", Doc: "From the request to stop until the group is killed; the service's stop_timeout_ms by default."},
+			{Name: "force", Type: "boolean", Doc: "Skip Stop and SIGTERM."},
+			{Name: "purge", Type: "boolean", Doc: "Forget versions, data and logs too."},
+		},
 		Response: reflect.TypeFor[KillResult](), Tool: true, Codes: []Code{CodeNotFound},
 		Doc: "Stop a service; answers once its processes are reaped."},
 	{Name: OpInvoke, Method: "POST", Path: "/services/:id/invoke/:method", RPC: "Invoke", Permission: PermissionInvoke, Resource: "services/{id}",
 		MaxBody: MaxInvokeBody, Tool: true,
+		Query: []Parameter{
+			{Name: "X-Timeout-Ms", Type: "integer", Header: true, Doc: "The caller's deadline: 1 to 300000, 30000 by default."},
+		},
 		Codes: []Code{CodeNotFound, CodeServiceError, CodeNotRunning, CodeNotReady, CodeUnavailable, CodeDeadlineExceeded},
 		Doc:   "Call a method of a service; body and content type pass through both ways."},
 	{Name: OpEvents, Method: "GET", Path: "/events", RPC: "Watch", Permission: PermissionRead, Resource: "events",
 		Response: reflect.TypeFor[EventPage](), Streams: true, Tool: true,
+		Query: []Parameter{
+			{Name: "since_id", Type: "integer", Doc: "Begin after this event."},
+			{Name: "service_id", Type: "string", Doc: "Only those of a service."},
+			{Name: "event_type", Type: "string", Doc: "Only those of a type."},
+			{Name: "limit", Type: "integer", Doc: "1 to 1000, 100 by default; of a page."},
+			{Name: "Last-Event-ID", Type: "integer", Header: true, Doc: "As since_id, for a stream that goes on."},
+		},
 		Doc: "Read or follow the event log."},
 	{Name: OpEventsVerify, Method: "GET", Path: "/events/verify", Permission: PermissionRead, Resource: "events",
 		Response: reflect.TypeFor[VerifyReport](),
 		Doc:      "Prove the hash chain of the whole log."},
 	{Name: OpLogs, Method: "GET", Path: "/logs", RPC: "Logs", Permission: PermissionRead, Resource: "logs/{id}",
 		Response: reflect.TypeFor[LogPage](), Streams: true, Tool: true,
+		Query: []Parameter{
+			{Name: "service_id", Type: "string", Doc: "Only those of a service."},
+			{Name: "instance", Type: "integer", Doc: "Only those of an instance."},
+			{Name: "level", Type: "string", Doc: "The least severe level: debug, info, warn or error."},
+			{Name: "text", Type: "string", Doc: "Must occur in the line."},
+			{Name: "since", Type: "date-time", Doc: "Not before this time."},
+			{Name: "until", Type: "date-time", Doc: "Not after this time."},
+			{Name: "since_id", Type: "integer", Doc: "Begin after this line."},
+			{Name: "limit", Type: "integer", Doc: "1 to 1000, 100 by default; of a page."},
+			{Name: "tail", Type: "boolean", Doc: "The last lines that match, instead of the first."},
+			{Name: "Last-Event-ID", Type: "integer", Header: true, Doc: "As since_id, for a stream that goes on."},
+		},
 		Doc: "Read or follow what services wrote."},
 	{Name: OpHealth, Method: "GET", Path: "/health", RPC: "Health", Response: reflect.TypeFor[Health](),
 		Doc: "Say how the daemon is; details only for a caller with a proof."},
@@ -102,6 +147,8 @@ var operations = []Operation{
 		Doc: "200 while the daemon answers at all."},
 	{Name: OpReady, Method: "GET", Path: "/health/ready", Response: reflect.TypeFor[Health](),
 		Doc: "200 once every service that should run is ready or has failed its first start."},
+	{Name: OpOpenAPI, Method: "GET", Path: "/openapi.json", Response: reflect.TypeFor[map[string]any](),
+		Doc: "Describe this API."},
 	{Name: OpShutdown, Method: "POST", Path: "/shutdown", RPC: "Shutdown", Permission: PermissionOperator,
 		Response: reflect.TypeFor[ShutdownResult](),
 		Doc:      "Stop the daemon as SIGTERM does."},

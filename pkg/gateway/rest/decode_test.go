@@ -2,7 +2,11 @@ package rest
 
 import (
 	"encoding/json"
+	"regexp"
+	"strings"
 	"testing"
+
+	"github.com/labstack/echo/v4"
 
 	"github.com/solo-run/solo/pkg/solo"
 )
@@ -47,5 +51,45 @@ func TestEveryOperationIsServed(t *testing.T) {
 	}
 	if len(statuses) != len(solo.Codes()) {
 		t.Errorf("the table of statuses has %d codes, there are %d", len(statuses), len(solo.Codes()))
+	}
+}
+
+// Table, router and description are one.
+func TestTheDescriptionIsTheRouter(t *testing.T) {
+	s := New(Config{})
+	routes := map[string]bool{}
+	for _, r := range s.http.Handler.(*echo.Echo).Routes() {
+		routes[r.Method+" "+openPath(r.Path)] = true
+	}
+	var doc struct {
+		Paths map[string]map[string]struct {
+			OperationID string `json:"operationId"`
+			Responses   map[string]any
+		}
+		Components struct{ Schemas map[string]any }
+	}
+	if err := json.Unmarshal(description(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	described := 0
+	for path, methods := range doc.Paths {
+		for method, op := range methods {
+			described++
+			if !routes[strings.ToUpper(method)+" "+path] {
+				t.Errorf("%s %s is described, and not served", method, path)
+			}
+			if op.OperationID == "" || op.Responses["200"] == nil {
+				t.Errorf("%s %s is described by halves", method, path)
+			}
+		}
+	}
+	if described != len(routes) || described != len(solo.Operations()) {
+		t.Errorf("%d operations are described, %d routes served, %d rows stand in the table", described, len(routes), len(solo.Operations()))
+	}
+	// Every reference leads somewhere.
+	for _, ref := range regexp.MustCompile(`#/components/schemas/(\w+)`).FindAllStringSubmatch(string(description()), -1) {
+		if doc.Components.Schemas[ref[1]] == nil {
+			t.Errorf("there is no schema %s", ref[1])
+		}
 	}
 }

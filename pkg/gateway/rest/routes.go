@@ -30,6 +30,7 @@ func (s *Server) handlers() map[string]handler {
 		solo.OpLive:         s.live,
 		solo.OpReady:        s.readiness,
 		solo.OpShutdown:     s.shutdown,
+		solo.OpOpenAPI:      s.openAPI,
 	}
 }
 
