@@ -26,9 +26,14 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
 	"github.com/labstack/echo/v4"
-	"google.golang.org/grpc"
+	rpc "google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 
+	"github.com/solo-run/solo/pkg/eventlog"
+	"github.com/solo-run/solo/pkg/solo"
+	"github.com/solo-run/solo/pkg/store"
+	solov1 "github.com/solo-run/solo/proto/solo/v1"
 	"github.com/solo-run/solo/sdk/wire"
 	"github.com/solo-run/solo/test/harness"
 )
@@ -82,7 +87,7 @@ func (b *bench) run() (string, error) {
 		return "", err
 	}
 	fmt.Fprintf(&b.table, "| ratio | A, median (min–max) | B, median (min–max) | A/B | target |\n|---|---|---|---|---|\n")
-	for _, step := range []func() error{b.deploys, b.starts, b.kills, b.frames, b.invokes} {
+	for _, step := range []func() error{b.deploys, b.starts, b.kills, b.frames, b.invokes, b.events} {
 		if err := step(); err != nil {
 			return "", err
 		}
@@ -320,11 +325,11 @@ func stockConfig(binary string) *plugin.ClientConfig {
 func startStock(binary string) error {
 	c := plugin.NewClient(stockConfig(binary))
 	defer c.Kill()
-	rpc, err := c.Client()
+	protocol, err := c.Client()
 	if err != nil {
 		return err
 	}
-	return rpc.Ping()
+	return protocol.Ping()
 }
 
 // bareStart runs a service's binary without confinement to its first call.
@@ -468,16 +473,10 @@ func (b *bench) frames() error {
 	if err != nil {
 		return err
 	}
-	g := grpc.NewServer(grpc.ForceServerCodec(raw{}), grpc.UnknownServiceHandler(func(_ any, st grpc.ServerStream) error {
-		var m []byte
-		if err := st.RecvMsg(&m); err != nil {
-			return err
-		}
-		return st.SendMsg(&m)
-	}))
+	g := echoServer()
 	go g.Serve(gl)
 	defer g.Stop()
-	conn, err := grpc.NewClient("unix:"+filepath.Join(b.dir, "g.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodec(raw{})))
+	conn, err := rpc.NewClient("unix:"+filepath.Join(b.dir, "g.sock"), rpc.WithTransportCredentials(insecure.NewCredentials()), rpc.WithDefaultCallOptions(rpc.ForceCodec(raw{})))
 	if err != nil {
 		return err
 	}
@@ -512,8 +511,24 @@ func serveEcho() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(l.Addr())
+	gl, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go echoServer().Serve(gl)
+	fmt.Println(l.Addr(), gl.Addr())
 	return http.Serve(l, e)
+}
+
+// echoServer answers any unary call with its own bytes.
+func echoServer() *rpc.Server {
+	return rpc.NewServer(rpc.ForceServerCodec(raw{}), rpc.UnknownServiceHandler(func(_ any, st rpc.ServerStream) error {
+		var m []byte
+		if err := st.RecvMsg(&m); err != nil {
+			return err
+		}
+		return st.SendMsg(&m)
+	}))
 }
 
 // invokes: a call through REST, engine and wire into a service's process, against
@@ -532,8 +547,8 @@ func (b *bench) invokes() error {
 		return err
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	var addr string
-	if _, err := fmt.Fscanln(stdout, &addr); err != nil {
+	var addr, grpcAddr string
+	if _, err := fmt.Fscanln(stdout, &addr, &grpcAddr); err != nil {
 		return err
 	}
 	body := strings.Repeat("x", 1024)
@@ -573,5 +588,136 @@ func (b *bench) invokes() error {
 			return times[len(times)/2], nil
 		}
 	}
-	return b.pair("REST invoke / bare echo handler in a process of its own, p50 at one caller", "≤ 1.9", one(invoke), one(bare))
+	if err := b.pair("REST invoke / bare echo handler in a process of its own, p50 at one caller", "≤ 1.9", one(invoke), one(bare)); err != nil {
+		return err
+	}
+	dial := func(addr string, opts ...rpc.CallOption) (*rpc.ClientConn, error) {
+		return rpc.NewClient(addr, rpc.WithTransportCredentials(insecure.NewCredentials()), rpc.WithDefaultCallOptions(opts...))
+	}
+	own, err := dial(strings.TrimPrefix(b.d.GRPC, "grpc://"))
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	yard, err := dial(grpcAddr, rpc.ForceCodec(raw{}))
+	if err != nil {
+		return err
+	}
+	defer yard.Close()
+	ctx := metadata.AppendToOutgoingContext(context.Background(), "x-tenant-id", "bench")
+	c := solov1.NewSoloClient(own)
+	payload := []byte(body)
+	return b.pair("gRPC invoke / bare grpc-go echo in a process of its own, time of one at 64 callers", "≤ 1.54", func() (time.Duration, error) {
+		return rate(func() error {
+			_, err := c.Invoke(ctx, &solov1.InvokeRequest{ServiceId: "known", Method: "x", Body: payload})
+			return err
+		})
+	}, func() (time.Duration, error) {
+		return rate(func() error {
+			var out []byte
+			return yard.Invoke(ctx, "/s/m", &payload, &out)
+		})
+	})
+}
+
+// events: a log of a million events, absolute, beside a scan of its file.
+func (b *bench) events() error {
+	const total = 1_000_000
+	path := filepath.Join(b.dir, "million")
+	db, err := store.Open(path, store.Options{})
+	if err != nil {
+		return err
+	}
+	l, err := eventlog.Open(db)
+	if err != nil {
+		return err
+	}
+	for n := 0; n < total; n += 5000 {
+		err := db.Update(func(tx *store.Tx) error {
+			for i := range 5000 {
+				kind := solo.EventServiceStarted
+				if (n+i)%1000 == 0 {
+					kind = solo.EventServiceGaveUp
+				}
+				if _, err := l.Append(tx, solo.Event{
+					TenantID: fmt.Sprint("t", i%50), Type: kind, Subject: fmt.Sprint("services/s", i%500),
+					Payload: map[string]any{"cause": "restart", "instance": n + i, "pid": 12345, "version": 1},
+				}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	var boots, pages, filters, scans []time.Duration
+	for range b.rounds {
+		d, err := timed(func() (err error) {
+			if db, err = store.Open(path, store.Options{}); err == nil {
+				l, err = eventlog.Open(db)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		boots = append(boots, d)
+		d, err = timed(func() error {
+			page, err := l.Page(solo.EventQuery{SinceID: total / 2, Limit: 100})
+			if err == nil && len(page.Events) != 100 {
+				err = fmt.Errorf("a page of %d", len(page.Events))
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		pages = append(pages, d)
+		d, err = timed(func() error {
+			found := 0
+			for q := (solo.EventQuery{Type: solo.EventServiceGaveUp, Limit: 1000}); ; {
+				page, err := l.Page(q)
+				if err != nil {
+					return err
+				}
+				found += len(page.Events)
+				if q.SinceID = page.NextSinceID; q.SinceID >= page.LastID {
+					break
+				}
+			}
+			if found != total/1000 {
+				return fmt.Errorf("%d were found", found)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		filters = append(filters, d)
+		if err := db.Close(); err != nil {
+			return err
+		}
+		d, err = timed(func() error {
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = io.Copy(io.Discard, f)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		scans = append(scans, d)
+	}
+	b.row("1M events: open the log (absolute: ≤ 300 ms) / read its file once", "", boots, scans)
+	b.row("1M events: all of one type, 1000 of them (absolute: ≤ 500 ms) / read the file once", "", filters, scans)
+	b.row("1M events: a page of 100 after an id (absolute: ≤ 1 ms) / read the file once", "", pages, scans)
+	return nil
 }
