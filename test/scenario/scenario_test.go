@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -369,5 +370,21 @@ func crossCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if a := <-answers; a.status != http.StatusConflict || !strings.Contains(a.text, "killed during its deploy") {
 		ts.Fatalf("the first deploy: %d %s", a.status, a.text)
+	}
+}
+
+// The shim runs before the rest of its binary is initialised, or each start of a
+// service waits for that.
+func TestTheShimIsEarly(t *testing.T) {
+	cmd := exec.Command(filepath.Join(shared.bin, "solod"), "sandbox-exec")
+	cmd.Env = []string{"GODEBUG=inittrace=1"}
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 111 {
+		t.Fatalf("the shim without its orders: %v\n%s", err, out)
+	}
+	for _, late := range []string{"google.golang.org/protobuf/reflect/protodesc", "google.golang.org/grpc ", "path/filepath"} {
+		if bytes.Contains(out, []byte("init "+late)) {
+			t.Errorf("%s is initialised before the shim", late)
+		}
 	}
 }

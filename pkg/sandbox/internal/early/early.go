@@ -4,8 +4,10 @@
 //
 // Both are the daemon's own binary under another first argument. They run from
 // this package's init, and the package imports next to nothing, so that they are
-// done before the rest of the binary is initialised: on a daemon of 16 MB the
-// shim then costs 0.2 ms more than an empty program, from main it costs 2 ms.
+// done before the rest of the binary is initialised. Go initialises, of the
+// packages whose imports are ready, the one whose path is first: an import such as
+// path/filepath puts this package behind all of google.golang.org, and makes each
+// start of a service 1 ms longer.
 // Any binary that links the package therefore answers to the two arguments.
 package early
 

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -99,7 +98,7 @@ func (c *charge) end(deadline time.Time) {
 	for _, tree := range c.trees {
 		RemoveTree(tree, deadline)
 		// Another boot may have its groups there: then it stays.
-		os.Remove(filepath.Dir(tree))
+		os.Remove(tree[:strings.LastIndexByte(tree, '/')])
 	}
 	for _, dir := range c.runDirs {
 		os.RemoveAll(dir)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,10 +41,10 @@ func killTree(tree string) []int {
 	if len(pids) == 0 {
 		return nil
 	}
-	if os.WriteFile(filepath.Join(tree, "cgroup.kill"), []byte("1"), 0) == nil {
+	if os.WriteFile(tree+"/cgroup.kill", []byte("1"), 0) == nil {
 		return pids
 	}
-	state := filepath.Join(tree, "freezer.state")
+	state := tree + "/freezer.state"
 	frozen := os.WriteFile(state, []byte("FROZEN"), 0) == nil
 	if frozen {
 		// Nobody forks from here on; who did meanwhile is on the list now.
@@ -65,13 +64,10 @@ func killTree(tree string) []int {
 func treeProcs(tree string) []int {
 	var pids []int
 	self := os.Getpid()
-	filepath.WalkDir(tree, func(path string, entry os.DirEntry, err error) error {
-		if err != nil || !entry.IsDir() {
-			return nil
-		}
-		data, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+	for _, path := range treeDirs(tree) {
+		data, err := os.ReadFile(path + "/cgroup.procs")
 		if err != nil {
-			return nil
+			continue
 		}
 		for _, line := range strings.Fields(string(data)) {
 			pid, err := strconv.Atoi(line)
@@ -82,21 +78,32 @@ func treeProcs(tree string) []int {
 				pids = append(pids, pid)
 			}
 		}
-		return nil
-	})
+	}
 	return pids
+}
+
+// treeDirs lists a tree's directories, each before those in it. It is not
+// path/filepath's WalkDir: see the package comment on what is imported.
+func treeDirs(tree string) []string {
+	dirs := []string{tree}
+	for i := 0; i < len(dirs); i++ {
+		entries, err := os.ReadDir(dirs[i])
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				dirs = append(dirs, dirs[i]+"/"+e.Name())
+			}
+		}
+	}
+	return dirs
 }
 
 // RemoveTree removes the groups of a tree, deepest first. It waits until the
 // deadline for one that the kernel still holds busy.
 func RemoveTree(tree string, deadline time.Time) error {
-	var dirs []string
-	filepath.WalkDir(tree, func(path string, entry os.DirEntry, err error) error {
-		if err == nil && entry.IsDir() {
-			dirs = append(dirs, path)
-		}
-		return nil
-	})
+	dirs := treeDirs(tree)
 	for i := len(dirs) - 1; i >= 0; i-- {
 		for pause := 200 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
 			err := syscall.Rmdir(dirs[i])
