@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/solo-run/solo/pkg/solo"
 )
@@ -16,12 +17,20 @@ import (
 func (c *Compiler) path(digest string) string { return filepath.Join(c.cfg.Dir, digest) }
 
 // Find returns the path of an artifact, which is whole: a regular file with the
-// content that was stored.
+// content that was stored. A file that was found whole is not read again until it
+// changes: a restart must not wait for a hash.
 func (c *Compiler) Find(digest string) (string, error) {
 	if len(digest) != 64 || strings.Trim(digest, "0123456789abcdef") != "" {
 		return "", fmt.Errorf("cannot find the artifact %.80q: it is not a digest", digest)
 	}
 	path := c.path(digest)
+	id, err := identify(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot find the artifact %s: %w", digest, err)
+	}
+	if known, ok := c.whole.Load(digest); ok && known == id {
+		return path, nil
+	}
 	want, err := os.ReadFile(path + ".sum")
 	if err != nil {
 		return "", fmt.Errorf("cannot find the artifact %s: %w", digest, err)
@@ -33,7 +42,29 @@ func (c *Compiler) Find(digest string) (string, error) {
 	case got != strings.TrimSpace(string(want)):
 		return "", fmt.Errorf("the artifact %s is damaged: its content is not what was stored", digest)
 	}
+	c.whole.Store(digest, id)
 	return path, nil
+}
+
+// fileID changes with each change of a file: whoever writes to one changes its
+// ctime, and cannot set that back.
+type fileID struct {
+	dev, ino  uint64
+	size      int64
+	mtime     syscall.Timespec
+	ctime     syscall.Timespec
+	mode, uid uint32
+}
+
+func identify(path string) (fileID, error) {
+	var st syscall.Stat_t
+	if err := syscall.Lstat(path, &st); err != nil {
+		return fileID{}, &os.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	if st.Mode&syscall.S_IFMT != syscall.S_IFREG {
+		return fileID{}, &os.PathError{Op: "open", Path: path, Err: errors.New("is not a regular file")}
+	}
+	return fileID{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim, st.Mode, st.Uid}, nil
 }
 
 func sum(path string) (string, error) {

@@ -65,6 +65,10 @@ type Compiler struct {
 	slots, queue chan struct{}
 	warm         *warmth
 
+	// whole remembers the artifacts that were verified, by digest, as fileID; there
+	// are no more of them than files.
+	whole sync.Map
+
 	mu      sync.Mutex
 	flights map[string]*flight
 }
