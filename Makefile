@@ -6,6 +6,8 @@
 # make fmt     gofmt, in place
 # make proto   the generated code of proto/, which is committed
 # make bench   the table of docs/performance.md
+# make fuzz    each fuzz target for a minute (FUZZTIME says another time)
+# make crash   50 kills of solod under load
 
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -14,7 +16,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILD   := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags="-s -w -X github.com/solo-run/solo/pkg/daemon.Version=$(VERSION) -X main.version=$(VERSION)"
 TIMEOUT ?= 15m
 
-.PHONY: build demo test race lint fmt proto bench sdk clean
+.PHONY: build demo test race lint fmt proto bench fuzz crash sdk clean
 
 build: sdk
 	$(BUILD) -o bin/ ./cmd/solod ./cmd/solo
@@ -47,6 +49,19 @@ proto:
 
 bench: build
 	$(GO) run -buildvcs=false ./test/bench
+
+# Finds land in testdata/fuzz of their package, and are tests from then on.
+FUZZTIME ?= 1m
+fuzz:
+	@for pkg in $$($(GO) list ./cmd/... ./pkg/... ./sdk/...); do \
+		for target in $$($(GO) test -buildvcs=false -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "== $$pkg $$target"; \
+			$(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+crash:
+	SOLO_CRASH_ROUNDS=50 $(GO) test -buildvcs=false -count=1 -v -timeout 30m ./test/crash
 
 clean:
 	rm -rf bin
