@@ -44,6 +44,22 @@ func TestOneDaemonADataDirectory(t *testing.T) {
 	}
 }
 
+func TestAnothersDataDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a directory away; the tests run as root in CI")
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 12345, 12345); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := takeLock(dir); err == nil || !strings.Contains(err.Error(), "belongs to uid 12345") || !strings.Contains(err.Error(), dir) {
+		if err == nil {
+			l.Close()
+		}
+		t.Errorf("takeLock = %v", err)
+	}
+}
+
 // trace notes in which order parts end.
 type trace struct {
 	mu   sync.Mutex

@@ -20,6 +20,13 @@ func takeLock(dir string) (*lock, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the data directory: %w", err)
 	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the data directory: %w", err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("cannot use the data directory %s: it belongs to uid %d and solod runs as uid %d; run it as that user, or chown -R the directory", dir, st.Uid, os.Geteuid())
+	}
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot keep the data directory private: %w", err)
 	}
