@@ -52,9 +52,53 @@ func Admit(op solo.Operation, proofs identity.Proofs) (solo.Principal, error) {
 	return p, nil
 }
 
-// ListenUnix listens on a socket that only the daemon's user and root may open. A
+// Listeners are where a gateway listens.
+type Listeners []net.Listener
+
+// Listen binds host:port, where port 0 takes any that is free, and the path of a
+// unix socket; "" is none of either. A start that cannot listen fails at once.
+func Listen(addr, socket string) (Listeners, error) {
+	var ls Listeners
+	if addr != "" {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
+		}
+		ls = append(ls, l)
+	}
+	if socket != "" {
+		l, err := listenUnix(socket)
+		if err != nil {
+			ls.Close()
+			return nil, err
+		}
+		ls = append(ls, l)
+	}
+	return ls, nil
+}
+
+// Addr is the TCP address that is listened on, "" for none.
+func (ls Listeners) Addr() string {
+	for _, l := range ls {
+		if l.Addr().Network() == "tcp" {
+			return l.Addr().String()
+		}
+	}
+	return ""
+}
+
+// Close gives up listeners that nobody serves.
+func (ls Listeners) Close() error {
+	var errs []error
+	for _, l := range ls {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// listenUnix listens on a socket that only the daemon's user and root may open. A
 // file that a daemon left is removed, one that answers is not.
-func ListenUnix(path string) (net.Listener, error) {
+func listenUnix(path string) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != fs.ModeSocket {
 			return nil, fmt.Errorf("cannot listen on %s: a file that is no socket is in the way", path)

@@ -57,7 +57,7 @@ type Server struct {
 	rpc       *rpc.Server
 	health    *health.Server
 	ops       map[string]solo.Operation
-	listeners []net.Listener
+	listeners gateway.Listeners
 	streams   context.Context
 	stop      context.CancelFunc
 }
@@ -82,44 +82,17 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Listen binds both addresses.
-func (s *Server) Listen() error {
-	if s.cfg.Addr != "" {
-		l, err := net.Listen("tcp", s.cfg.Addr)
-		if err != nil {
-			return fmt.Errorf("cannot listen on %s: %w", s.cfg.Addr, err)
-		}
-		s.listeners = append(s.listeners, l)
-	}
-	if s.cfg.Socket != "" {
-		l, err := gateway.ListenUnix(s.cfg.Socket)
-		if err != nil {
-			s.Close()
-			return err
-		}
-		s.listeners = append(s.listeners, l)
-	}
-	return nil
+// Listen binds both addresses, so that a start that cannot fails at once.
+func (s *Server) Listen() (err error) {
+	s.listeners, err = gateway.Listen(s.cfg.Addr, s.cfg.Socket)
+	return err
 }
 
 // Addr is the TCP address that is listened on, "" for none.
-func (s *Server) Addr() string {
-	for _, l := range s.listeners {
-		if l.Addr().Network() == "tcp" {
-			return l.Addr().String()
-		}
-	}
-	return ""
-}
+func (s *Server) Addr() string { return s.listeners.Addr() }
 
 // Close gives up listeners of a server that is not run.
-func (s *Server) Close() error {
-	var errs []error
-	for _, l := range s.listeners {
-		errs = append(errs, l.Close())
-	}
-	return errors.Join(errs...)
-}
+func (s *Server) Close() error { return s.listeners.Close() }
 
 // Run serves until ctx ends. Then streams end, calls under way get
 // ShutdownTimeout, and what is left is cut.
