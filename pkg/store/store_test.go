@@ -317,8 +317,9 @@ func TestAFullDiskIsToldAndRecoveredFrom(t *testing.T) {
 	if db.Healthy() == nil {
 		t.Error("the store says that it is well")
 	}
-	// Reading goes on, and so does refusing.
-	if err := db.Update(put("more", strings.Repeat("x", 8192))); solo.CodeOf(err) != solo.CodeStorageUnavailable {
+	// Reading goes on, and so does refusing what has no room: more than pages that
+	// were given back could hold.
+	if err := db.Update(put("more", strings.Repeat("x", 8<<20))); solo.CodeOf(err) != solo.CodeStorageUnavailable {
 		t.Errorf("the next change: %v", err)
 	}
 	for i := range acknowledged {
