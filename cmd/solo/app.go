@@ -22,6 +22,15 @@ const (
 	defaultHTTP   = "http://127.0.0.1:8080"
 )
 
+// defaultAddr is the socket of a daemon that runs in this directory, else its
+// default port.
+func defaultAddr() string {
+	if info, err := os.Stat(defaultSocket); err == nil && info.Mode()&os.ModeSocket != 0 {
+		return "unix:./" + defaultSocket
+	}
+	return defaultHTTP
+}
+
 // app is one run of the program: its streams and what the flags say.
 type app struct {
 	in       io.Reader
@@ -94,10 +103,7 @@ func (a *app) client(cmd *cobra.Command) (*client.Client, error) {
 	}
 	addr, _ := setting("addr", a.addr, "SOLO_ADDR")
 	if addr == "" {
-		addr = defaultHTTP
-		if info, err := os.Stat(defaultSocket); err == nil && info.Mode()&os.ModeSocket != 0 {
-			addr = "unix:./" + defaultSocket
-		}
+		addr = defaultAddr()
 	}
 	token, _ := setting("token", a.token, "SOLO_TOKEN")
 	tenant, named := setting("tenant", a.tenant, "SOLO_TENANT")
