@@ -302,6 +302,16 @@ func (c *Compiler) Check(ctx context.Context, tenant string, src solo.Source) (d
 	return diagnostics, a.findings, warnings, nil
 }
 
+// Vet returns go vet's findings about a source that compiles.
+func (c *Compiler) Vet(ctx context.Context, src solo.Source) ([]solo.Diagnostic, error) {
+	w, release, err := c.workspace(ctx, c.analyse(src), src)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return w.vet(ctx)
+}
+
 // outcome is what the toolchain and the tests said.
 type outcome struct {
 	diagnostics []solo.Diagnostic

@@ -207,7 +207,11 @@ func (e *Engine) deploy(ctx context.Context, key solo.Key, d *deployment) (*serv
 	} else {
 		s.record.Store(r)
 	}
-	return s, s.unit.Commit(candidate)
+	if err := s.unit.Commit(candidate); err != nil {
+		return nil, err
+	}
+	e.vetLater(vetting{key, r.Version, d.source})
+	return s, nil
 }
 
 // makeCurrent is the second transaction: the version gets its number and is

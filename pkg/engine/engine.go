@@ -64,6 +64,8 @@ type Engine struct {
 	// stopping is set once the daemon is on its way out.
 	stopping atomic.Bool
 
+	vets chan vetting
+
 	mu       sync.RWMutex
 	services map[solo.Key]*service
 	slots    map[solo.Key]*slot
@@ -82,7 +84,7 @@ func Open(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		cfg: cfg, sources: src, started: time.Now(),
+		cfg: cfg, sources: src, started: time.Now(), vets: make(chan vetting, vetQueue),
 		services: map[solo.Key]*service{}, slots: map[solo.Key]*slot{},
 	}
 	if err := cfg.DB.Update(createBuckets); err != nil {
@@ -101,6 +103,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer stop()
 	var group errgroup.Group
 	group.Go(func() error { return e.sup.Run(supervise) })
+	group.Go(func() error { return e.vet(supervise) })
 	err := e.boot(ctx)
 	if err == nil {
 		<-ctx.Done()

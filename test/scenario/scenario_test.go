@@ -91,7 +91,7 @@ func TestScenarios(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
-			"follow": followCmd, "load": loadCmd, "cross": crossCmd,
+			"follow": followCmd, "load": loadCmd, "cross": crossCmd, "warned": warnedCmd,
 		},
 	})
 }
@@ -212,6 +212,23 @@ func untilCmd(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s: %s is %v and does not become %s; last_exit %v", args[0], args[1], last[args[1]], args[2], last["last_exit"])
+}
+
+// warned SERVICE PLACE TEXT waits until the build of a service has a warning.
+func warnedCmd(ts *testscript.TestScript, neg bool, args []string) {
+	var last string
+	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		build, _ := status(ts, args[0])["build"].(map[string]any)
+		warnings, _ := build["warnings"].([]any)
+		for _, w := range warnings {
+			w := w.(map[string]any)
+			last = fmt.Sprintf("%v:%v: %v", w["file"], w["line"], w["message"])
+			if strings.HasPrefix(last, args[1]) && strings.Contains(last, args[2]) {
+				return
+			}
+		}
+	}
+	ts.Fatalf("%s has no such warning; the last is %q", args[0], last)
 }
 
 // sigkill SERVICE kills the process of a service.
