@@ -30,6 +30,9 @@ func doubling(n int, first, next string) string {
 // Sources that make a compiler work without end, or eat without end, end within
 // the bounds of a build, and other callers wait for nothing.
 func TestSourceBombs(t *testing.T) {
+	if !shared.memory {
+		t.Skip("this host has no cgroup for memory, which is what ends most of them; CI runs as root on one that has")
+	}
 	dir, err := os.MkdirTemp("", "solo-bombs-")
 	if err != nil {
 		t.Fatal(err)

@@ -30,6 +30,8 @@ import (
 // SDK.
 var shared struct {
 	bin, cache string
+	// memory tells that this host has cgroups for memory.
+	memory bool
 }
 
 func TestMain(m *testing.M) {
@@ -58,11 +60,33 @@ func prepare(dir string) error {
 		return err
 	}
 	err := d.Warm()
+	if err == nil {
+		shared.memory, err = layerOn(d.URL, "cgroup_memory")
+	}
 	if serr := d.Stop(syscall.SIGTERM); err == nil {
 		err = serr
 	}
 	shared.cache = filepath.Join(d.Dir, "cache")
 	return err
+}
+
+// layerOn asks the daemon for a layer of isolation.
+func layerOn(url, layer string) (bool, error) {
+	req, err := http.NewRequest("GET", url+"/health", nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("X-Tenant-ID", "warm")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false, err
+	}
+	defer resp.Body.Close()
+	var h struct{ Isolation map[string]struct{ On bool } }
+	if err := json.NewDecoder(resp.Body).Decode(&h); err != nil {
+		return false, err
+	}
+	return h.Isolation[layer].On, nil
 }
 
 // key finds a script's daemon in its environment.
@@ -88,6 +112,12 @@ func TestScenarios(t *testing.T) {
 			e.Setenv("SOLO_ADDR", "unix:"+filepath.Join(d.Dir, "solo.sock"))
 			e.Setenv("SOLO_TENANT", "t")
 			return copyTree(shared.cache, filepath.Join(d.Dir, "cache"))
+		},
+		Condition: func(name string) (bool, error) {
+			if name == "memory" {
+				return shared.memory, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", name)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
