@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -67,8 +68,7 @@ func (r DirectRunner) Scratch() (string, func() error, error) {
 // Run runs the command.
 func (r DirectRunner) Run(ctx context.Context, c Command) (Result, error) {
 	if c.Cache != "" {
-		os.Remove(c.CacheAt)
-		if err := os.Symlink(c.Cache, c.CacheAt); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := ShowCache(c.Cache, c.CacheAt); err != nil {
 			return Result{}, err
 		}
 	}
@@ -93,6 +93,23 @@ func (r DirectRunner) Run(ctx context.Context, c Command) (Result, error) {
 		res.Signal = unix.SignalName(ws.Signal())
 	}
 	return res, nil
+}
+
+// showing is held by ShowCache: a build and its tests run side by side.
+var showing sync.Mutex
+
+// ShowCache puts a link to the cache in the place of the empty directory at, for a
+// [Runner] without mounts. It may be called again.
+func ShowCache(cache, at string) error {
+	showing.Lock()
+	defer showing.Unlock()
+	if target, err := os.Readlink(at); err == nil && target == cache {
+		return nil
+	}
+	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(cache, at)
 }
 
 // bounded keeps the first max bytes of what is written, and calls full once when

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -89,7 +88,7 @@ func (r *runner) Run(ctx context.Context, c compiler.Command) (compiler.Result, 
 	case r.host.BuildUID() >= 0:
 		cmd.OwnDirs = append(cmd.OwnDirs, c.CacheAt)
 	default:
-		if err := showCache(c.Cache, c.CacheAt); err != nil {
+		if err := compiler.ShowCache(c.Cache, c.CacheAt); err != nil {
 			return compiler.Result{}, err
 		}
 	}
@@ -130,15 +129,6 @@ func (r *runner) Run(ctx context.Context, c compiler.Command) (compiler.Result, 
 		res.Signal = unix.SignalName(s.Signal)
 	}
 	return res, nil
-}
-
-// showCache puts the cache where the build looks for it, for a daemon whose
-// builds are its own user's.
-func showCache(cache, at string) error {
-	if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.Symlink(cache, at)
 }
 
 // copyTo returns a pipe whose other end is copied to w.
