@@ -80,15 +80,12 @@ func (s *service) serve(ctx context.Context, head *wire.Head, body []byte) *wire
 	case wire.KindStop:
 		s.runStop(ctx)
 		// The answer goes out first; the end of the process is the proof.
-		time.AfterFunc(stopLinger, func() { os.Exit(0) })
+		return &wire.Reply{Then: func() { os.Exit(0) }}
 	default:
 		return &wire.Reply{Code: "invalid_request", Message: "the service's SDK does not know this kind of call"}
 	}
 	return &wire.Reply{}
 }
-
-// stopLinger lets the answer to Stop leave before the process does.
-const stopLinger = time.Millisecond
 
 func (s *service) call(ctx context.Context, head *wire.Head, body []byte) (reply *wire.Reply) {
 	var resp *Response

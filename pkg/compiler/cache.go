@@ -87,7 +87,7 @@ func (c *Compiler) store(digest, binary string) error {
 	case errors.Is(err, errTooLarge):
 		return verdict(&analysis{}, outcome{limit: "size"})
 	case err != nil:
-		return solo.Errorf(solo.CodeStorageUnavailable, "the artifact cannot be stored").Because(err)
+		return solo.StorageError("the artifact cannot be stored", err)
 	}
 	return nil
 }

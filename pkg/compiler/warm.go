@@ -223,7 +223,7 @@ func (w *warmth) build(ctx context.Context, args []string) error {
 	defer remove()
 	space := &workspace{c: w.c, a: &analysis{module: "service", goLine: w.c.goLine}, scratch: scratch, deadline: time.Now().Add(24 * time.Hour)}
 	if err := space.write(warmSource); err != nil {
-		return solo.Errorf(solo.CodeStorageUnavailable, "the build cache cannot be warmed").Because(err)
+		return solo.StorageError("the build cache cannot be warmed", err)
 	}
 	r, err := space.run(ctx, args...)
 	if err != nil {

@@ -59,7 +59,7 @@ func (c *Compiler) workspace(ctx context.Context, a *analysis, src solo.Source) 
 	w := &workspace{c: c, a: a, scratch: scratch, deadline: time.Now().Add(c.cfg.Timeout)}
 	if err := w.write(src); err != nil {
 		release()
-		return nil, nil, solo.Errorf(solo.CodeStorageUnavailable, "the source cannot be written for its build").Because(err)
+		return nil, nil, solo.StorageError("the source cannot be written for its build", err)
 	}
 	return w, release, nil
 }

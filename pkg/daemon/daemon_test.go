@@ -9,7 +9,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestOneDaemonADataDirectory(t *testing.T) {
@@ -41,6 +43,75 @@ func TestOneDaemonADataDirectory(t *testing.T) {
 	if l, err := takeLock(dir); err == nil {
 		l.Close()
 		t.Error("a link was followed")
+	}
+}
+
+func TestALockThatIsAboutToBeFreeIsWaitedFor(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	first, err := takeLock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As a child does between its fork and its exec.
+	time.AfterFunc(lockTime/10, func() { first.Close() })
+	second, err := takeLock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
+}
+
+func TestDataDirectoriesThatAreRefused(t *testing.T) {
+	used := func(t *testing.T, dir string) {
+		l, err := takeLock(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+	}
+	for _, tc := range []struct {
+		name string
+		make func(t *testing.T, dir string)
+		want []string
+	}{
+		{"open to others", func(t *testing.T, dir string) {
+			used(t, dir)
+			os.Chmod(dir, 0o750)
+		}, []string{"0750", "chmod 700"}},
+		{"foreign", func(t *testing.T, dir string) { os.MkdirAll(filepath.Join(dir, "logs"), 0o700) }, []string{`holds "logs"`, "solo.data_dir"}},
+		{"a file", func(t *testing.T, dir string) { os.WriteFile(dir, nil, 0o600) }, []string{"not a directory"}},
+		{"read-only", func(t *testing.T, dir string) {
+			if os.Geteuid() != 0 {
+				t.Skip("only root can mount; the tests run as root in CI")
+			}
+			used(t, dir)
+			if err := syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_RDONLY, "mode=700"); err != nil {
+				t.Skipf("this host does not let root mount a tmpfs (%v); CI does", err)
+			}
+			t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+		}, []string{"read-only", "solo.data_dir"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "data")
+			tc.make(t, dir)
+			l, err := takeLock(dir)
+			if err == nil {
+				l.Close()
+				t.Fatal("it was taken")
+			}
+			for _, want := range append(tc.want, dir) {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+		})
+	}
+	// A new one that is empty is made private.
+	dir := t.TempDir()
+	os.Chmod(dir, 0o755)
+	used(t, dir)
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("it is %v, %v", info, err)
 	}
 }
 

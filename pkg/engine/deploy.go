@@ -187,16 +187,26 @@ func (e *Engine) deploy(ctx context.Context, key solo.Key, d *deployment) (*serv
 		r = &old
 	}
 	plan := supervisor.Plan{Key: key, Version: r.LastVersion + 1, Artifact: artifact.Digest, Settings: d.settings}
+	// The source reaches the disk while the candidate starts.
+	saved := make(chan error, 1)
+	undo := func() {}
+	go func() {
+		var err error
+		undo, err = e.sources.save(key, d.digest, d.source)
+		saved <- err
+	}()
 	candidate, err := e.sup.Prepare(ctx, plan, r.LastInstance+1)
+	saveErr := <-saved
 	if err != nil {
+		undo()
 		return nil, err
 	}
-	if err := e.sources.save(key, d.digest, d.source); err != nil {
-		candidate.Abort()
-		return nil, err
+	if err = saveErr; err == nil {
+		err = e.makeCurrent(ctx, key, d, plan, artifact, candidate, &r)
 	}
-	if err := e.makeCurrent(ctx, key, d, plan, artifact, candidate, &r); err != nil {
+	if err != nil {
 		candidate.Abort()
+		undo()
 		return nil, err
 	}
 	if s == nil {

@@ -47,6 +47,8 @@ type Config struct {
 	Parallel int
 	// Version is the daemon's own, for /health and system_started.
 	Version string
+	// Disk returns why the data directory can take no more, nil for as long as it can.
+	Disk func() error
 	// Stop is told that an operator wants the daemon to end.
 	Stop func()
 	Log  Logger

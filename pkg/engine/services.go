@@ -322,7 +322,11 @@ func (e *Engine) Health(context.Context) *solo.Health {
 	for _, s := range e.selectServices("") {
 		h.Services[string(s.unit.View().State)]++
 	}
-	if err := e.cfg.DB.Healthy(); err != nil {
+	err := e.cfg.DB.Healthy()
+	if err == nil {
+		err = e.cfg.Disk()
+	}
+	if err != nil {
 		h.Components["store"] = solo.Component{Status: solo.HealthFailing, Detail: solo.AsError(err).Message}
 		h.Status = solo.HealthFailing
 	}

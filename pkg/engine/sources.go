@@ -24,16 +24,22 @@ func (s *sources) path(key solo.Key, digest string) string {
 	return filepath.Join(s.dir, key.Digest(), digest+".json")
 }
 
-// save stores a source durably; one that is there already stays.
-func (s *sources) save(key solo.Key, digest string, src solo.Source) error {
+// save stores a source durably; one that is there already stays. undo takes back
+// what was stored, for a deploy that comes to nothing.
+func (s *sources) save(key solo.Key, digest string, src solo.Source) (undo func(), err error) {
 	path := s.path(key, digest)
 	if _, err := os.Lstat(path); err == nil {
-		return nil
+		return func() {}, nil
+	}
+	undo = func() {
+		os.Remove(path)
+		// Only where it was the service's first.
+		os.Remove(filepath.Dir(path))
 	}
 	if err := s.write(path, src); err != nil {
-		return solo.Errorf(solo.CodeStorageUnavailable, "the source cannot be stored").Because(err)
+		return undo, solo.StorageError("the source cannot be stored", err)
 	}
-	return nil
+	return undo, nil
 }
 
 func (s *sources) write(path string, src solo.Source) error {

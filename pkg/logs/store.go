@@ -194,7 +194,7 @@ func (s *Store) Writer(key solo.Key, instance, version int, limitBytes int64) (*
 	if v == nil {
 		v = &service{key: key, dir: filepath.Join(s.dir, key.Digest())}
 		if err := v.make(); err != nil {
-			return nil, solo.Errorf(solo.CodeStorageUnavailable, "the log of the service cannot be written").Because(err)
+			return nil, solo.StorageError("the log of the service cannot be written", err)
 		}
 		s.services[key] = v
 	}

@@ -17,8 +17,8 @@ import (
 // groups makes cgroups below the one of this boot. Both versions of the kernel's
 // interface stand behind it.
 type groups interface {
-	// create makes the group of one command, with its limits.
-	create(name string, limits Limits) (*group, error)
+	// create makes the group of one command, without limits.
+	create(name string) (*group, error)
 	// trees are the directories of this boot, one in each hierarchy.
 	trees() []string
 	// parents hold the trees of earlier boots beside those of this one.
@@ -54,7 +54,9 @@ type group struct {
 	into string
 	// tasks are the files that the shim writes 0 to.
 	tasks []string
-	// memoryLimit is what is enforced.
+	// limit sets what is enforced.
+	limit func(Limits) error
+	// memoryLimit is what limit has set.
 	memoryLimit uint64
 
 	memoryNow, memoryPeak, memoryEvents string

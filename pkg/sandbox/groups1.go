@@ -108,7 +108,7 @@ func (g *groupsV1) open() (map[string]solo.Layer, error) {
 	return layers, nil
 }
 
-func (g *groupsV1) create(name string, limits Limits) (_ *group, err error) {
+func (g *groupsV1) create(name string) (_ *group, err error) {
 	out := &group{}
 	if g.unified != "" {
 		out.into = filepath.Join(g.unified, name)
@@ -122,7 +122,7 @@ func (g *groupsV1) create(name string, limits Limits) (_ *group, err error) {
 	defer func() {
 		if err != nil {
 			out.remove(time.Now())
-			err = fmt.Errorf("cannot make the cgroup of %s: %w", name, err)
+			err = fmt.Errorf("cannot make the cgroup %s: %w", name, err)
 		}
 	}()
 	if out.into != "" {
@@ -130,23 +130,17 @@ func (g *groupsV1) create(name string, limits Limits) (_ *group, err error) {
 			return nil, err
 		}
 	}
-	if _, err := g.boot.New(name, v1Resources(limits)); err != nil {
+	control, err := g.boot.New(name, &specs.LinuxResources{})
+	if err != nil {
 		return nil, err
 	}
+	var swap string
 	if dir, ok := g.root(cgroup1.Memory); ok {
 		dir = filepath.Join(dir, name)
 		out.memoryNow = filepath.Join(dir, "memory.usage_in_bytes")
 		out.memoryPeak = filepath.Join(dir, "memory.max_usage_in_bytes")
 		out.memoryEvents = filepath.Join(dir, "memory.oom_control")
-		if limits.MemoryBytes > 0 {
-			out.memoryLimit = uint64(limits.MemoryBytes)
-			// Memory and swap together; absent where the kernel does not account swap.
-			swap := filepath.Join(dir, "memory.memsw.limit_in_bytes")
-			err := os.WriteFile(swap, []byte(strconv.FormatInt(limits.MemoryBytes, 10)), 0)
-			if err != nil && !os.IsNotExist(err) {
-				return nil, err
-			}
-		}
+		swap = filepath.Join(dir, "memory.memsw.limit_in_bytes")
 	}
 	if dir, ok := g.root(cgroup1.Pids); ok {
 		out.pidsNow = filepath.Join(dir, name, "pids.current")
@@ -154,6 +148,20 @@ func (g *groupsV1) create(name string, limits Limits) (_ *group, err error) {
 	}
 	if dir, ok := g.root(cgroup1.Cpuacct); ok {
 		out.cpuNanos = filepath.Join(dir, name, "cpuacct.usage")
+	}
+	out.limit = func(limits Limits) error {
+		if err := control.Update(v1Resources(limits)); err != nil {
+			return err
+		}
+		if out.memoryNow == "" || limits.MemoryBytes <= 0 {
+			return nil
+		}
+		out.memoryLimit = uint64(limits.MemoryBytes)
+		// Memory and swap together; absent where the kernel does not account swap.
+		if err := os.WriteFile(swap, strconv.AppendInt(nil, limits.MemoryBytes, 10), 0); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		return nil
 	}
 	return out, nil
 }

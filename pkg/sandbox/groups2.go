@@ -121,25 +121,34 @@ func (g *groupsV2) open() (map[string]solo.Layer, error) {
 	return layers, nil
 }
 
-func (g *groupsV2) create(name string, limits Limits) (_ *group, err error) {
+func (g *groupsV2) create(name string) (_ *group, err error) {
 	dir := filepath.Join(g.dir(), name)
 	out := &group{dirs: []string{dir}, into: dir, cpuStat: filepath.Join(dir, "cpu.stat")}
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("cannot make the cgroup of %s: %w", name, err)
+		return nil, fmt.Errorf("cannot make the cgroup %s: %w", name, err)
 	}
-	if _, err := g.boot.NewChild(name, v2Resources(g.controllers, limits)); err != nil {
+	control, err := g.boot.NewChild(name, &cgroup2.Resources{})
+	if err != nil {
 		out.remove(time.Now())
-		return nil, fmt.Errorf("cannot make the cgroup of %s: %w", name, err)
+		return nil, fmt.Errorf("cannot make the cgroup %s: %w", name, err)
 	}
 	if contains(g.controllers, "memory") {
 		out.memoryNow = filepath.Join(dir, "memory.current")
 		out.memoryPeak = filepath.Join(dir, "memory.peak")
 		out.memoryEvents = filepath.Join(dir, "memory.events")
-		out.memoryLimit = uint64(max(limits.MemoryBytes, 0))
 	}
 	if contains(g.controllers, "pids") {
 		out.pidsNow = filepath.Join(dir, "pids.current")
 		out.pidsEvents = filepath.Join(dir, "pids.events")
+	}
+	out.limit = func(limits Limits) error {
+		if err := control.Update(v2Resources(g.controllers, limits)); err != nil {
+			return err
+		}
+		if out.memoryNow != "" {
+			out.memoryLimit = uint64(max(limits.MemoryBytes, 0))
+		}
+		return nil
 	}
 	return out, nil
 }

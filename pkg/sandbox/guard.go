@@ -61,12 +61,6 @@ func (h *Host) runGuard(ctx context.Context) error {
 }
 
 func (h *Host) startGuard() (forked, error) {
-	var files fileSet
-	defer files.close()
-	null, err := files.open(os.DevNull, os.O_RDWR)
-	if err != nil {
-		return forked{}, err
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return forked{}, err
@@ -81,7 +75,7 @@ func (h *Host) startGuard() (forked, error) {
 		env:  []string{"GOMAXPROCS=1"},
 		attr: &syscall.ProcAttr{
 			Dir:   "/",
-			Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), r.Fd()},
+			Files: []uintptr{h.null.Fd(), h.null.Fd(), h.null.Fd(), r.Fd()},
 			Sys:   &syscall.SysProcAttr{Setsid: true},
 		},
 		reply: reply,

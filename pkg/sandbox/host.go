@@ -34,6 +34,9 @@ type Host struct {
 	uids   *uidPool
 	state  *stateFile
 	forks  chan forkRequest
+	cells  *cells
+	// null is /dev/null.
+	null *os.File
 	// guarded closes when the first guard is there, stopped when Run ends.
 	guarded chan struct{}
 	stopped chan struct{}
@@ -67,6 +70,7 @@ func Open(cfg Config) (_ *Host, err error) {
 		root:    os.Geteuid() == 0,
 		layers:  map[string]solo.Layer{},
 		forks:   make(chan forkRequest),
+		cells:   newCells(),
 		guarded: make(chan struct{}),
 		stopped: make(chan struct{}),
 		procs:   map[string]*Proc{},
@@ -74,10 +78,15 @@ func Open(cfg Config) (_ *Host, err error) {
 	if h.exe == "" {
 		h.exe = "/proc/self/exe"
 	}
+	if h.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
+		return nil, fmt.Errorf("cannot open the sandbox: %w", err)
+	}
 	if h.state, err = openState(cfg.StateDir); err != nil {
+		h.null.Close()
 		return nil, err
 	}
 	if err := h.openRunDir(); err != nil {
+		h.null.Close()
 		return nil, err
 	}
 	defer func() {
@@ -85,6 +94,9 @@ func Open(cfg Config) (_ *Host, err error) {
 			h.Close()
 		}
 	}()
+	if err := h.mountRunDir(); err != nil {
+		return nil, err
+	}
 	if err := h.probe(); err != nil {
 		return nil, err
 	}
@@ -230,6 +242,25 @@ func (h *Host) makeRunDir(parent string) error {
 	return nil
 }
 
+// mountRunDir puts the run directory into memory where it is not there already: a
+// start makes half a dozen directories, a build some dozens, and on a disk each
+// costs as much as the rest of a fork. What a program writes there is then memory
+// of its own group. Without the right to mount, the disk serves as well.
+func (h *Host) mountRunDir() error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(h.runDir, &fs); err != nil {
+		return fmt.Errorf("cannot use the run directory: %w", err)
+	}
+	if !h.root || fs.Type == unix.TMPFS_MAGIC {
+		return nil
+	}
+	err := unix.Mount("solo", h.runDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0711")
+	if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("cannot mount the run directory: %w", err)
+	}
+	return nil
+}
+
 func defaultRunRoot(root bool) string {
 	if root {
 		return "/run/solo"
@@ -276,12 +307,12 @@ func checkName(name string) error {
 // Close removes the groups and the run directory of this boot, and what is left
 // in them. Call it after Run has returned.
 func (h *Host) Close() error {
-	var errs []error
+	errs := []error{h.null.Close()}
 	if h.groups != nil {
 		errs = append(errs, h.groups.close(time.Now().Add(killTime)))
 	}
 	if h.runDir != "" {
-		errs = append(errs, os.RemoveAll(h.runDir))
+		errs = append(errs, early.RemoveRunDir(h.runDir))
 		// The parent is every daemon's of this user: only the last takes it along.
 		os.Remove(h.cfg.RunRoot)
 	}
@@ -306,6 +337,11 @@ func (h *Host) Run(ctx context.Context) error {
 		spawnLoop(h.forks, quit)
 	}()
 	guardErr := make(chan error, 1)
+	stocked := make(chan struct{})
+	go func() {
+		defer close(stocked)
+		h.stockCells(ctx)
+	}()
 	guardCtx, stopGuard := context.WithCancel(context.Background())
 	go func() { guardErr <- h.runGuard(guardCtx) }()
 
@@ -316,6 +352,7 @@ func (h *Host) Run(ctx context.Context) error {
 		guardErr <- nil
 	}
 	close(h.stopped)
+	<-stocked
 	h.endAll()
 	stopGuard()
 	if gerr := <-guardErr; err == nil {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -164,25 +165,7 @@ func (h *Host) Start(ctx context.Context, c Command) (_ *Proc, err error) {
 			h.uids.release(p.uid)
 		}
 	}()
-	if h.groups != nil {
-		if p.group, err = h.groups.create(c.Name, c.Limits); err != nil {
-			return nil, err
-		}
-	}
-	defer func() {
-		if err != nil && p.group != nil {
-			p.group.kill(time.Now().Add(killTime))
-			p.group.remove(time.Now().Add(time.Second))
-		}
-	}()
-	if p.uid >= 0 {
-		for _, dir := range c.OwnDirs {
-			if err := give(dir, p.uid); err != nil {
-				return nil, fmt.Errorf("cannot start %s: %w", c.Name, err)
-			}
-		}
-	}
-	if p.forked, err = h.launch(ctx, c, p); err != nil {
+	if err := h.become(ctx, c, p); err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", c.Name, err)
 	}
 	h.mu.Lock()
@@ -197,6 +180,43 @@ func (h *Host) Start(ctx context.Context, c Command) (_ *Proc, err error) {
 	default:
 		return p, nil
 	}
+}
+
+// become turns a cell into the program. One that died while it was waiting is
+// none of the program's business.
+func (h *Host) become(ctx context.Context, c Command, p *Proc) error {
+	for {
+		cell, waited, err := h.cell(ctx)
+		if err != nil {
+			return err
+		}
+		if err = h.furnish(ctx, cell, c, p); err == nil {
+			return nil
+		}
+		cell.discard()
+		h.guard.gone(cell.shim.pid)
+		if !waited || !errors.Is(err, errShimDied) {
+			return err
+		}
+	}
+}
+
+// furnish makes the cell the command's own and gives the orders.
+func (h *Host) furnish(ctx context.Context, cell *cell, c Command, p *Proc) error {
+	p.group, p.forked = cell.group, cell.shim
+	if p.group != nil {
+		if err := p.group.limit(c.Limits); err != nil {
+			return fmt.Errorf("its limits cannot be set: %w", err)
+		}
+	}
+	if p.uid >= 0 {
+		for _, dir := range c.OwnDirs {
+			if err := give(dir, p.uid); err != nil {
+				return err
+			}
+		}
+	}
+	return h.order(ctx, cell, c, p)
 }
 
 func (h *Host) reserve(name string) bool {
@@ -231,100 +251,78 @@ func give(dir string, uid int) error {
 // shimTime bounds what the shim needs to become the program.
 const shimTime = 10 * time.Second
 
-// launch forks the shim and waits until it has become the program.
-func (h *Host) launch(ctx context.Context, c Command, p *Proc) (_ forked, err error) {
-	var files fileSet
-	defer files.close()
+// order gives the shim its orders and waits until it has become the program.
+func (h *Host) order(ctx context.Context, cell *cell, c Command, p *Proc) error {
+	defer cell.release()
 	spec, err := h.spec(c, p).Encode()
 	if err != nil {
-		return forked{}, err
+		return err
 	}
 	binary := c.Binary
 	if binary == nil {
-		if binary, err = files.open(c.Path, os.O_RDONLY); err != nil {
-			return forked{}, err
+		if binary, err = os.Open(c.Path); err != nil {
+			return err
 		}
+		defer binary.Close()
 	}
-	null, err := files.open(os.DevNull, os.O_RDWR)
-	if err != nil {
-		return forked{}, err
-	}
-	specR, specW, err := files.pipe()
-	if err != nil {
-		return forked{}, err
-	}
-	statusR, statusW, err := files.pipe()
-	if err != nil {
-		return forked{}, err
-	}
-	sys := &syscall.SysProcAttr{Setsid: true}
-	inherit := []*os.File{null, orFile(c.Stdout, null), orFile(c.Stderr, null), specR, statusW, binary}
-	if p.group != nil {
-		for _, path := range p.group.tasks {
-			f, err := files.open(path, os.O_WRONLY)
-			if err != nil {
-				return forked{}, err
-			}
-			inherit = append(inherit, f)
-		}
-		if p.group.into != "" {
-			dir, err := files.open(p.group.into, unix.O_PATH|unix.O_DIRECTORY)
-			if err != nil {
-				return forked{}, err
-			}
-			sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
-		}
-	}
-	fds := make([]uintptr, len(inherit))
-	for i, f := range inherit {
-		fds[i] = f.Fd()
-	}
-	child, err := h.fork(ctx, forkRequest{
-		path: h.exe,
-		args: []string{"solod", early.ExecArg},
-		env:  []string{"GOMAXPROCS=1", "GOGC=off"},
-		attr: &syscall.ProcAttr{Dir: "/", Files: fds, Sys: sys},
-	})
-	runtime.KeepAlive(inherit)
-	if err != nil {
-		return forked{}, err
-	}
-	defer func() {
-		if err != nil {
-			// Nobody else reaps it, so the pid is still its own.
-			syscall.Kill(child.pid, syscall.SIGKILL)
-			reap(child)
-			child.pidfd.Close()
-		}
-	}()
-	specR.Close()
-	statusW.Close()
-	if err := h.guard.add(child.pid, p); err != nil {
-		return forked{}, err
+	files := append([]*os.File{orFile(c.Stdout, h.null), orFile(c.Stderr, h.null), binary}, cell.tasks...)
+	if err := h.guard.add(p.forked.pid, p); err != nil {
+		return err
 	}
 	deadline := time.Now().Add(shimTime)
 	if until, ok := ctx.Deadline(); ok && until.Before(deadline) {
 		deadline = until
 	}
-	specW.SetDeadline(deadline)
-	statusR.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() {
-		specW.SetDeadline(time.Now())
-		statusR.SetDeadline(time.Now())
-	})
-	defer stop()
-	if _, err := specW.Write(spec); err != nil && !errors.Is(err, syscall.EPIPE) {
-		return forked{}, firstOf(ctx.Err(), err)
+	cell.control.SetDeadline(deadline)
+	defer context.AfterFunc(ctx, func() { cell.control.SetDeadline(time.Now()) })()
+	if err := send(cell.control, spec, files); err != nil {
+		if errors.Is(err, syscall.EPIPE) {
+			err = errShimDied
+		}
+		return firstOf(ctx.Err(), err)
 	}
-	// The pipe closes without a word when the program takes the shim's place.
-	msg, err := io.ReadAll(io.LimitReader(statusR, 4096))
+	// The socket closes when the program takes the shim's place.
+	said, err := io.ReadAll(io.LimitReader(cell.control, 4096))
+	why, ready := bytes.CutPrefix(said, []byte{early.Ready})
+	switch {
+	case errors.Is(err, syscall.ECONNRESET), err == nil && len(said) == 0:
+		return firstOf(ctx.Err(), errShimDied)
+	case err != nil:
+		return firstOf(ctx.Err(), err)
+	case len(why) > 0:
+		return errors.New(strings.ToValidUTF8(string(why), "?"))
+	case !ready:
+		return errShimDied
+	}
+	return nil
+}
+
+// errShimDied is a shim that came to its end without a word.
+var errShimDied = errors.New("the process that was to become the program was killed")
+
+// send writes a message whose first byte carries the files.
+func send(control *os.File, message []byte, files []*os.File) error {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	conn, err := control.SyscallConn()
 	if err != nil {
-		return forked{}, firstOf(ctx.Err(), err)
+		return err
 	}
-	if len(msg) > 0 {
-		return forked{}, errors.New(strings.ToValidUTF8(string(msg), "?"))
+	var sent int
+	var sendErr error
+	rights := unix.UnixRights(fds...)
+	err = conn.Write(func(fd uintptr) bool {
+		sent, sendErr = unix.SendmsgN(int(fd), message, rights, nil, unix.MSG_NOSIGNAL)
+		return sendErr != unix.EAGAIN && sendErr != unix.EINTR
+	})
+	runtime.KeepAlive(files)
+	if err = firstOf(err, sendErr); err != nil {
+		return err
 	}
-	return child, nil
+	_, err = control.Write(message[sent:])
+	return err
 }
 
 func firstOf(errs ...error) error {
@@ -376,30 +374,4 @@ func (h *Host) spec(c Command, p *Proc) *early.Spec {
 		s.Rlimits = append(s.Rlimits, early.Rlimit{Resource: unix.RLIMIT_NPROC, Max: uint64(c.Limits.PIDs)})
 	}
 	return s
-}
-
-// fileSet closes what was opened for one launch.
-type fileSet []*os.File
-
-func (s *fileSet) open(path string, flag int) (*os.File, error) {
-	f, err := os.OpenFile(path, flag|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	*s = append(*s, f)
-	return f, nil
-}
-
-func (s *fileSet) pipe() (r, w *os.File, err error) {
-	if r, w, err = os.Pipe(); err != nil {
-		return nil, nil, err
-	}
-	*s = append(*s, r, w)
-	return r, w, nil
-}
-
-func (s *fileSet) close() {
-	for _, f := range *s {
-		f.Close()
-	}
 }

@@ -165,7 +165,7 @@ func (h *Host) Sweep(ctx context.Context) (killed int, err error) {
 		errs = append(errs, err)
 	}
 	for _, dir := range h.oldRunDirs() {
-		errs = append(errs, os.RemoveAll(dir))
+		errs = append(errs, early.RemoveRunDir(dir))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return killed, fmt.Errorf("cannot sweep what an earlier solod left: %w", err)

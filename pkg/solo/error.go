@@ -3,6 +3,7 @@ package solo
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 )
 
@@ -120,6 +121,20 @@ func (e *Error) Error() string {
 
 // Unwrap returns the cause, or nil.
 func (e *Error) Unwrap() error { return e.cause }
+
+// StorageError is the refusal of what a disk did not take, with the reason where
+// the user can do something about it.
+func StorageError(what string, err error) *Error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		what += ": the disk is full"
+	case errors.Is(err, syscall.EROFS):
+		what += ": the disk is read-only"
+	case errors.Is(err, syscall.EIO):
+		what += ": the disk fails"
+	}
+	return Errorf(CodeStorageUnavailable, "%s", what).Because(err)
+}
 
 // AsError returns err as an *Error. What is not one becomes [Internal].
 func AsError(err error) *Error {

@@ -1,15 +1,18 @@
 package store
 
 import (
+	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -24,6 +27,7 @@ const schema = 1
 var (
 	bucketMeta = []byte("solo")
 	keySchema  = []byte("schema")
+	keyID      = []byte("id")
 )
 
 // Options tune [Open]; the zero value is right.
@@ -64,18 +68,21 @@ func Open(path string, opts Options) (*DB, error) {
 		return nil, err
 	}
 	db := &DB{path: path}
+	if !fresh {
+		if err := checkWhole(path, opts); err != nil {
+			return nil, describe(path, err)
+		}
+	}
 	if db.bolt, err = openBolt(path, opts); err != nil {
 		return nil, describe(path, err)
 	}
-	if err := db.prepare(opts.ReadOnly); err != nil {
+	id, err := db.prepare(opts.ReadOnly)
+	if err == nil && !opts.ReadOnly {
+		err = checkMarker(path, marker, id, fresh)
+	}
+	if err != nil {
 		db.bolt.Close()
 		return nil, err
-	}
-	if fresh && !opts.ReadOnly {
-		if err := writeMarker(marker); err != nil {
-			db.bolt.Close()
-			return nil, err
-		}
 	}
 	return db, nil
 }
@@ -98,8 +105,20 @@ func checkFile(path, marker string) (fresh bool, err error) {
 	return true, nil
 }
 
-func writeMarker(marker string) error {
-	f, err := os.OpenFile(marker, os.O_CREATE|os.O_WRONLY, 0o600)
+// checkMarker holds a store against the id that its place knows: one that was
+// brought here from elsewhere is not what this place has acknowledged. The marker
+// of a new store is written.
+func checkMarker(path, marker, id string, fresh bool) error {
+	known, err := os.ReadFile(marker)
+	switch {
+	case err == nil && strings.TrimSpace(string(known)) == id:
+		return nil
+	case err == nil && len(known) > 0 && !fresh:
+		return fmt.Errorf("cannot open the store %s: it is the store of another place; put back this one's or a backup of it, or remove %s to go on with the one that is here", path, marker)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("cannot read the mark of the store: %w", err)
+	}
+	f, err := os.OpenFile(marker, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot mark the store as in use: %w", err)
 	}
@@ -109,7 +128,8 @@ func writeMarker(marker string) error {
 		return fmt.Errorf("cannot mark the store as in use: %w", err)
 	}
 	defer dir.Close()
-	if err := errors.Join(f.Sync(), dir.Sync()); err != nil {
+	_, err = f.WriteString(id + "\n")
+	if err := errors.Join(err, f.Sync(), dir.Sync()); err != nil {
 		return fmt.Errorf("cannot mark the store as in use: %w", err)
 	}
 	return nil
@@ -140,15 +160,38 @@ func describe(path string, err error) error {
 	return fmt.Errorf("cannot open the store %s: %w", path, err)
 }
 
-// prepare checks the schema, and writes it into a new file.
-func (db *DB) prepare(readOnly bool) error {
+// checkWhole refuses a file that is shorter than it says of itself. It opens it
+// for reading first: to open it for writing is to read all of it.
+func checkWhole(path string, opts Options) error {
+	opts.ReadOnly, opts.OpenFile = true, nil
+	bolt, err := openBolt(path, opts)
+	if err != nil {
+		return err
+	}
+	defer bolt.Close()
+	return bolt.View(func(tx *bbolt.Tx) error {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		if info.Size() < tx.Size() {
+			return fmt.Errorf("the file is cut off: %d bytes of %d are there; put back a backup", info.Size(), tx.Size())
+		}
+		return nil
+	})
+}
+
+// prepare checks that the file is ours and returns its id; a new file becomes a
+// store.
+func (db *DB) prepare(readOnly bool) (id string, err error) {
 	var found uint64
 	empty := true
-	err := db.View(func(tx *Tx) error {
+	err = db.View(func(tx *Tx) error {
 		if b := tx.Bucket(bucketMeta); b != nil {
 			if v := b.Get(keySchema); len(v) == 8 {
 				found = binary.BigEndian.Uint64(v)
 			}
+			id = hex.EncodeToString(b.Get(keyID))
 		}
 		k, _ := tx.Cursor().First()
 		empty = k == nil
@@ -156,17 +199,22 @@ func (db *DB) prepare(readOnly bool) error {
 	})
 	switch {
 	case err != nil:
-		return describe(db.path, err)
-	case found == schema:
-		return nil
+		return "", describe(db.path, err)
+	case found == schema && (id != "" || readOnly):
+		return id, nil
 	case found > schema:
-		return fmt.Errorf("cannot open the store %s: a newer solod wrote it (schema %d, this one knows %d); use that one", db.path, found, schema)
-	case readOnly, !empty:
-		return fmt.Errorf("cannot open the store %s: it is a bbolt file, but not one of Solo's", db.path)
+		return "", fmt.Errorf("cannot open the store %s: a newer solod wrote it (schema %d, this one knows %d); use that one", db.path, found, schema)
+	case readOnly, !empty && found != schema:
+		return "", fmt.Errorf("cannot open the store %s: it is a bbolt file, but not one of Solo's", db.path)
 	}
-	return db.Update(func(tx *Tx) error {
+	name := make([]byte, 16)
+	rand.Read(name)
+	return hex.EncodeToString(name), db.Update(func(tx *Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketMeta)
 		if err != nil {
+			return err
+		}
+		if err := b.Put(keyID, name); err != nil {
 			return err
 		}
 		return b.Put(keySchema, binary.BigEndian.AppendUint64(nil, schema))
@@ -199,9 +247,12 @@ func (tx *Tx) OnCommit(f func()) { tx.hooks = append(tx.hooks, f) }
 // View runs a function that only reads. Keep it short: a long one makes the file
 // grow.
 func (db *DB) View(fn func(*Tx) error) (err error) {
+	// A file that is cut off under its mapping is a fault of memory.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = solo.Errorf(solo.CodeStorageUnavailable, "the store is damaged").Because(fmt.Errorf("%v", p))
+			err = damaged(p)
+			db.fault.Store(&err)
 		}
 	}()
 	return db.bolt.View(func(tx *bbolt.Tx) error { return fn(&Tx{Tx: tx, Now: time.Now().UTC()}) })
@@ -310,20 +361,29 @@ func (db *DB) commit(batch []*change) {
 
 // transaction is bbolt's Update without its panics: they mean damage.
 func (db *DB) transaction(fn func(*bbolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the store is damaged: %v", p)
+			err = damaged(p)
 		}
 	}()
 	return db.bolt.Update(fn)
 }
 
-// run reports whether the change went through; a panic is its caller's.
+// run reports whether the change went through; a panic is its caller's, but for
+// a fault of the file's memory.
 func (c *change) run(tx *Tx) (ok bool) {
 	defer func() {
-		if p := recover(); p != nil {
-			c.panic, ok = p, false
+		p := recover()
+		if p == nil {
+			return
 		}
+		ok = false
+		if _, fault := p.(interface{ Addr() uintptr }); fault {
+			c.err = damaged(p)
+			return
+		}
+		c.panic = p
 	}()
 	c.err = c.fn(tx)
 	return c.err == nil
@@ -339,15 +399,17 @@ func (db *DB) now() time.Time {
 	return now
 }
 
+func damaged(p any) error {
+	return solo.Errorf(solo.CodeStorageUnavailable, "the store is damaged: put back a backup").Because(fmt.Errorf("%v", p))
+}
+
 func unavailable(err error) error {
-	why := "the disk fails"
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		why = "the disk is full"
-	case errors.Is(err, syscall.EROFS):
-		why = "the disk is read-only"
-	case errors.Is(err, berrors.ErrDatabaseNotOpen):
-		why = "it is closed"
+	if told := (*solo.Error)(nil); errors.As(err, &told) {
+		return told
 	}
-	return solo.Errorf(solo.CodeStorageUnavailable, "nothing can be stored: %s", why).Because(err)
+	what := "nothing can be stored"
+	if errors.Is(err, berrors.ErrDatabaseNotOpen) {
+		what += ": the store is closed"
+	}
+	return solo.StorageError(what, err)
 }

@@ -186,6 +186,26 @@ func TestOpenRefusesWithAdvice(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, []string{"cannot open the store"}},
+		{"half of it", func(t *testing.T, path string) {
+			db := open(t, path)
+			for i := range 50 {
+				if err := db.Update(put(fmt.Sprint(i), strings.Repeat("x", 10000))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			db.Close()
+			if err := os.Truncate(path, 128<<10); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"cut off", "backup"}},
+		{"replaced", func(t *testing.T, path string) {
+			open(t, path).Close()
+			other := filepath.Join(t.TempDir(), "other")
+			open(t, other).Close()
+			if err := os.Rename(other, path); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"of another place", "backup", ".initialised"}},
 		{"emptied", func(t *testing.T, path string) {
 			open(t, path).Close()
 			if err := os.Truncate(path, 0); err != nil {
@@ -232,6 +252,37 @@ func TestOpenRefusesWithAdvice(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A file may also be cut off under an open store.
+func TestATruncatedStoreIsAnErrorAndNoCrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := open(t, path)
+	for i := range 50 {
+		if err := db.Update(put(fmt.Sprint(i), strings.Repeat("x", 10000))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Truncate(path, 16<<10); err != nil {
+		t.Fatal(err)
+	}
+	all := func(tx *store.Tx) error {
+		n := 0
+		return tx.Bucket(bucket).ForEach(func(_, v []byte) error {
+			for _, b := range v {
+				n += int(b)
+			}
+			return nil
+		})
+	}
+	for name, err := range map[string]error{"a read": db.View(all), "a change": db.Update(all)} {
+		if told := solo.AsError(err); told.Code != solo.CodeStorageUnavailable || !strings.Contains(told.Message, "damaged") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if db.Healthy() == nil {
+		t.Error("it says that it is healthy")
 	}
 }
 

@@ -32,6 +32,9 @@ type Reply struct {
 	Body        []byte
 	Code        string
 	Message     string
+	// Then, if not nil, is called by the server once the answer is written, or
+	// cannot be. It is not sent.
+	Then func()
 }
 
 // ErrTooLarge is a message of the other side, or one's own, over its bound.

@@ -138,7 +138,11 @@ func (s *Server) calls(c *Conn) {
 				return
 			}
 		}
-		if err := c.reply(reply); err != nil {
+		err = c.reply(reply)
+		if reply.Then != nil {
+			reply.Then()
+		}
+		if err != nil {
 			return
 		}
 	}

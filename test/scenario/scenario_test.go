@@ -114,14 +114,17 @@ func TestScenarios(t *testing.T) {
 			return copyTree(shared.cache, filepath.Join(d.Dir, "cache"))
 		},
 		Condition: func(name string) (bool, error) {
-			if name == "memory" {
+			switch name {
+			case "memory":
 				return shared.memory, nil
+			case "mount":
+				return canMount(), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
-			"follow": followCmd, "load": loadCmd, "cross": crossCmd, "warned": warnedCmd,
+			"follow": followCmd, "load": loadCmd, "cross": crossCmd, "warned": warnedCmd, "mount": mountCmd,
 		},
 	})
 }
@@ -148,6 +151,39 @@ func copyTree(from, to string) error {
 	})
 }
 
+// canMount tells whether this host lets us mount.
+var canMount = sync.OnceValue(func() bool {
+	dir, err := os.MkdirTemp("", "solo-mount-")
+	if err != nil {
+		return false
+	}
+	defer os.Remove(dir)
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		return false
+	}
+	return syscall.Unmount(dir, syscall.MNT_DETACH) == nil
+})
+
+// mount DIR OPTIONS puts a tmpfs in the place of a directory, or mounts it anew;
+// it goes with the script.
+func mountCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: mount DIR OPTIONS")
+	}
+	dir := ts.MkAbs(args[0])
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, args[1]); err != nil {
+		ts.Fatalf("mount %s: %v", dir, err)
+	}
+	ts.Defer(func() {
+		if err := daemonOf(ts).Stop(syscall.SIGTERM); err != nil {
+			ts.Logf("stop: %v", err)
+		}
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			ts.Logf("unmount: %v", err)
+		}
+	})
+}
+
 func daemonOf(ts *testscript.TestScript) *harness.Daemon { return ts.Value(key{}).(*harness.Daemon) }
 
 // daemon start [args] | stop | kill
@@ -159,7 +195,7 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 	var err error
 	switch args[0] {
 	case "start":
-		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_BUILD__MEMORY_MB", "SOLO_BUILD__TIMEOUT_S"} {
+		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_BUILD__MEMORY_MB", "SOLO_BUILD__TIMEOUT_S", "SOLO_BUILD__CACHE_DIR"} {
 			if v := ts.Getenv(name); v != "" {
 				d.Env = append(d.Env, name+"="+v)
 			}

@@ -50,7 +50,7 @@ type leader struct {
 func guard() {
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	c := charge{procs: map[int]leader{}}
-	lines := bufio.NewScanner(os.NewFile(fdSpec, "daemon"))
+	lines := bufio.NewScanner(os.NewFile(fdControl, "daemon"))
 	for lines.Scan() {
 		if lines.Text() == GuardBye {
 			os.Exit(0)
@@ -101,7 +101,7 @@ func (c *charge) end(deadline time.Time) {
 		os.Remove(tree[:strings.LastIndexByte(tree, '/')])
 	}
 	for _, dir := range c.runDirs {
-		os.RemoveAll(dir)
+		RemoveRunDir(dir)
 	}
 }
 

@@ -10,13 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shim confines the process and becomes the program, or says on the status pipe
-// at which step it failed and exits with ExitShim. It runs on the main thread:
-// the runtime keeps the main goroutine there until every init is done.
+// shim waits for its orders, confines the process and becomes the program, or
+// says on the control socket at which step it failed and exits with ExitShim. It
+// runs on the main thread: the runtime keeps the main goroutine there until every
+// init is done.
 func shim() {
 	step, err := become()
 	msg := "cannot " + step + ": " + err.Error()
-	if _, werr := syscall.Write(fdStatus, []byte(msg)); werr != nil {
+	if _, werr := syscall.Write(fdControl, []byte(msg)); werr != nil {
 		os.Stderr.WriteString("solod: " + msg + "; this command is for solod's own use\n")
 	}
 	os.Exit(ExitShim)
@@ -25,9 +26,17 @@ func shim() {
 // become returns only if a step failed. What comes after setresuid needs no
 // privilege; what needs one comes before.
 func become() (step string, err error) {
-	spec, err := readSpec()
+	// What is the same for every program is done before the orders come.
+	if err := raiseOOMScore(); err != nil {
+		return "reset the oom score", err
+	}
+	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
+		return "leave the caller's keyring", err
+	}
+	syscall.Umask(0o077)
+	spec, files, err := receive()
 	if err != nil {
-		return "read the sandbox's settings", err
+		return "read the sandbox's orders", err
 	}
 	argv, err := syscall.SlicePtrFromStrings(spec.Args)
 	if err != nil {
@@ -37,13 +46,11 @@ func become() (step string, err error) {
 	if err != nil {
 		return "pass an environment", err
 	}
-	if err := raiseOOMScore(); err != nil {
-		return "reset the oom score", err
+	for i, file := range []int{fileStdout, fileStderr} {
+		if err := unix.Dup3(files[file], 1+i, 0); err != nil {
+			return "pass the output", err
+		}
 	}
-	if _, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EPERM) {
-		return "leave the caller's keyring", err
-	}
-	syscall.Umask(0o077)
 	for _, r := range spec.Rlimits {
 		if err := setRlimit(r); err != nil {
 			return "set resource limit " + strconv.Itoa(r.Resource), err
@@ -60,7 +67,7 @@ func become() (step string, err error) {
 	for i := 0; i < spec.Groups; i++ {
 		// A thread that writes 0 moves itself, which takes no lock of the whole
 		// system as moving a process would; exec ends the other threads.
-		if _, err := syscall.Write(fdFirstGroup+i, []byte("0")); err != nil {
+		if _, err := syscall.Write(files[fileFirstGroup+i], []byte("0")); err != nil {
 			return "join cgroup " + strconv.Itoa(i), err
 		}
 	}
@@ -86,25 +93,71 @@ func become() (step string, err error) {
 	if err := unix.CloseRange(3, ^uint(0)>>32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return "close descriptors", err
 	}
-	_, _, errno := syscall.RawSyscall6(unix.SYS_EXECVEAT, fdBinary, uintptr(unsafe.Pointer(&[]byte{0}[0])),
+	// The last word of a shim: who ends without it has not come this far.
+	if _, err := syscall.Write(fdControl, []byte{Ready}); err != nil {
+		return "start", err
+	}
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EXECVEAT, uintptr(files[fileBinary]), uintptr(unsafe.Pointer(&[]byte{0}[0])),
 		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
 	return "execute the program", errno
 }
 
-func readSpec() (*Spec, error) {
+// receive waits for the orders: the spec, and the files that it is about. A shim
+// whose daemon ends before there are any has nothing to tell anybody.
+func receive() (*Spec, []int, error) {
 	var head [8]byte
-	if err := readFull(fdSpec, head[:]); err != nil {
-		return nil, err
+	oob := make([]byte, unix.CmsgSpace(4*MaxFiles))
+	n, files, err := receiveHead(head[:], oob)
+	if err != nil {
+		return nil, nil, err
 	}
-	n, err := strconv.ParseUint(string(head[:]), 16, 32)
-	if err != nil || n > MaxSpec {
-		return nil, errors.New("bad length")
+	if n == 0 {
+		os.Exit(ExitShim)
 	}
-	body := make([]byte, n)
-	if err := readFull(fdSpec, body); err != nil {
-		return nil, err
+	if err := readFull(fdControl, head[n:]); err != nil {
+		return nil, nil, err
 	}
-	return Decode(body)
+	size, err := strconv.ParseUint(string(head[:]), 16, 32)
+	if err != nil || size > MaxSpec {
+		return nil, nil, errors.New("bad length")
+	}
+	body := make([]byte, size)
+	if err := readFull(fdControl, body); err != nil {
+		return nil, nil, err
+	}
+	spec, err := Decode(body)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(files) != fileFirstGroup+spec.Groups {
+		return nil, nil, errors.New("files are missing")
+	}
+	return spec, files, nil
+}
+
+func receiveHead(head, oob []byte) (n int, files []int, err error) {
+	var oobn int
+	for {
+		n, oobn, _, _, err = syscall.Recvmsg(fdControl, head, oob, syscall.MSG_CMSG_CLOEXEC)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	if err != nil || n == 0 {
+		return n, nil, err
+	}
+	messages, err := syscall.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return n, nil, err
+	}
+	for _, m := range messages {
+		fds, err := syscall.ParseUnixRights(&m)
+		if err != nil {
+			return n, nil, err
+		}
+		files = append(files, fds...)
+	}
+	return n, files, nil
 }
 
 func readFull(fd int, p []byte) error {
@@ -185,10 +238,10 @@ func dropPrivileges(uid int) (step string, err error) {
 	return "", nil
 }
 
-// orphaned reports whether the daemon's end of the settings' pipe is closed. It
+// orphaned reports whether the daemon's end of the control socket is closed. It
 // keeps that open until the program runs.
 func orphaned() bool {
-	fds := []unix.PollFd{{Fd: fdSpec, Events: unix.POLLIN}}
+	fds := []unix.PollFd{{Fd: fdControl, Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n > 0 && fds[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
 }

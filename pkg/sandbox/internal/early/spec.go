@@ -6,16 +6,29 @@ import (
 	"strings"
 )
 
-// Descriptors of the shim. The files of Spec.Groups follow fdFirstGroup.
+// fdControl is what a shim and a guard are told over: the shim's orders and its
+// word if it fails come and go by a unix socket, the guard's lines by a pipe.
+const fdControl = 3
+
+// The files that come with a shim's orders, by their place; those of Spec.Groups
+// follow.
 const (
-	fdSpec = 3 + iota
-	fdStatus
-	fdBinary
-	fdFirstGroup
+	fileStdout = iota
+	fileStderr
+	fileBinary
+	fileFirstGroup
+
+	// MaxFiles bounds them.
+	MaxFiles  = fileFirstGroup + maxGroups
+	maxGroups = 16
 )
 
+// Ready is what a shim says before it becomes the program; what follows is the
+// reason why it could not.
+const Ready = '='
+
 // ExitShim is the exit code of a shim that could not become its program. The
-// reason is on the status pipe; a program may use the same code.
+// reason is on the control socket; a program may use the same code.
 const ExitShim = 111
 
 // MaxSpec bounds an encoded [Spec], in bytes.
@@ -28,7 +41,7 @@ type Spec struct {
 	Dir  string
 	// UID is the user and group to become; -1 keeps those of the caller.
 	UID int
-	// Groups is how many descriptors of v1 task files follow the fixed ones.
+	// Groups is how many v1 task files follow the fixed files.
 	Groups int
 	// NoNewPrivs also empties the bounding set where the caller is root.
 	NoNewPrivs bool
@@ -113,7 +126,7 @@ func Decode(data []byte) (*Spec, error) {
 	for n := d.num(); n > 0 && !d.bad; n-- {
 		s.Binds = append(s.Binds, Bind{Source: d.str(), Target: d.str()})
 	}
-	if d.bad || d.rest != "" || len(s.Args) == 0 || s.Groups < 0 || s.Groups > 16 || s.UID < -1 {
+	if d.bad || d.rest != "" || len(s.Args) == 0 || s.Groups < 0 || s.Groups > maxGroups || s.UID < -1 {
 		return nil, fmt.Errorf("cannot read the sandbox's own message")
 	}
 	return s, nil

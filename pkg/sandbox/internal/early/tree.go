@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A tree is a directory of a mounted cgroup hierarchy with all that is below it.
@@ -117,4 +119,12 @@ func RemoveTree(tree string, deadline time.Time) error {
 		}
 	}
 	return nil
+}
+
+// RemoveRunDir removes a run directory, and the file system that is mounted
+// there, if one is.
+func RemoveRunDir(dir string) error {
+	for unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+	}
+	return os.RemoveAll(dir)
 }
