@@ -120,7 +120,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		Isolation: host.Layers(), SourceDir: filepath.Join(dir, "sources"),
 		Defaults: defaults, Ceiling: ceiling,
 		MaxTenants: cfg.Solo.MaxTenants, MaxPerTenant: cfg.Limits.MaxPerTenant, MaxTotal: cfg.Limits.MaxTotal,
-		Grace: shutdown / 2, Parallel: cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) }, Stop: d.stop, Log: d.log.Named("engine"),
+		Grace: shutdown / 2, Parallel: 4 * cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) }, Stop: d.stop, Log: d.log.Named("engine"),
 	})
 	if err != nil {
 		return nil, err

@@ -106,6 +106,11 @@ func child(mode string, args []string) {
 			cmd.Args = []string{"child", "bomb"}
 			cmd.Start()
 		}
+	case "once":
+		// A second run in the same directory would find the file.
+		if _, err := os.OpenFile("ran", os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+			os.Exit(9)
+		}
 	case "spin":
 		fmt.Println("spinning")
 		//lint:ignore SA5002 it is here to burn a core

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -139,6 +141,47 @@ func TestStart_Exits(t *testing.T) {
 		}
 		r.finish(t, p, "exits")
 	}
+}
+
+// A start is one run of the program, however busy the machine is and whether or
+// not something waited for it.
+func TestStart_OnceEach(t *testing.T) {
+	r := open(t, config(t))
+	quit := make(chan struct{})
+	defer close(quit)
+	for range 2 * runtime.NumCPU() {
+		go func() {
+			for {
+				select {
+				case <-quit:
+					return
+				default:
+				}
+			}
+		}()
+	}
+	var group sync.WaitGroup
+	for g := range 4 {
+		group.Go(func() {
+			for i := range 50 {
+				name := fmt.Sprintf("once-%d-%d", g, i)
+				c, out := r.command(t, name, "once")
+				c.Env = append(c.Env, "GORACE=atexit_sleep_ms=0")
+				p, err := r.Start(t.Context(), c)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if s := p.Exit(); s.Code != 0 {
+					t.Errorf("%s: %+v", name, s)
+				}
+				r.finish(t, p, name)
+				c.Stdout.Close()
+				out.Close()
+			}
+		})
+	}
+	group.Wait()
 }
 
 // What waits for a start may die before it comes.

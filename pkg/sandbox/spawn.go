@@ -318,10 +318,12 @@ func send(control *os.File, message []byte, files []*os.File) error {
 		return sendErr != unix.EAGAIN && sendErr != unix.EINTR
 	})
 	runtime.KeepAlive(files)
-	if err = firstOf(err, sendErr); err != nil {
-		return err
+	err = firstOf(err, sendErr)
+	// Once it has all, the other side may be gone already: not even an empty write
+	// would go through.
+	if err == nil && sent < len(message) {
+		_, err = control.Write(message[sent:])
 	}
-	_, err = control.Write(message[sent:])
 	return err
 }
 

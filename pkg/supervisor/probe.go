@@ -2,23 +2,51 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/solo-run/solo/pkg/solo"
 )
 
-// probe asks the instance whether it lives and, if so, whether it is ready, and
-// reports to the goroutine that owns the unit.
+// askLiveness is how long the author's Health may take before the SDK is asked
+// beside it whether the process lives at all.
+const askLiveness = 100 * time.Millisecond
+
+// probe asks the instance whether it is ready and, where that takes long or
+// fails, whether it lives, and reports to the goroutine that owns the unit. An
+// answer of the author's Health is an answer of the process too.
 func (u *Unit) probe(attempt uint64) {
 	inst, timeout := u.inst, ms(u.plan.Settings.Health.TimeoutMS)
 	go func() {
-		result := probeMsg{attempt: attempt}
-		result.live = within(timeout, inst.Ping)
-		if result.live == nil {
-			result.ready = within(timeout, inst.Health)
+		ready := make(chan error, 2)
+		slow := time.AfterFunc(min(askLiveness, timeout), func() { ready <- errSlow })
+		go func() { ready <- within(timeout, inst.Health) }()
+		result := probeMsg{attempt: attempt, ready: <-ready}
+		slow.Stop()
+		if result.ready != nil {
+			result.live = within(timeout, inst.Ping)
+		}
+		if result.ready == errSlow {
+			result.ready = <-ready
 		}
 		u.post(result)
 	}()
+}
+
+// errSlow stands for the answer of a Health that is still to come.
+var errSlow = errors.New("Health takes long")
+
+// probeGrid is what probes are due on: those of many services then share a wake-up
+// of the daemon. Short intervals keep their own time.
+const probeGrid = 100 * time.Millisecond
+
+// nextProbe arms the timer of the next one.
+func (u *Unit) nextProbe() {
+	wait := ms(u.plan.Settings.Health.IntervalMS)
+	if wait >= 10*probeGrid {
+		wait -= (u.sup.now() + wait) % probeGrid
+	}
+	u.after(wait, timerProbe)
 }
 
 func within(timeout time.Duration, ask func(context.Context) error) error {
@@ -56,7 +84,7 @@ func (u *Unit) onProbe(m probeMsg) {
 			u.publish()
 		}
 	}
-	u.after(ms(u.plan.Settings.Health.IntervalMS), timerProbe)
+	u.nextProbe()
 }
 
 func (u *Unit) probeChange(kind ChangeKind, probe, detail string) Change {

@@ -355,7 +355,7 @@ func (u *Unit) serve() {
 	u.misses = 0
 	u.ready = true
 	u.enter(solo.StateRunning)
-	u.after(ms(u.plan.Settings.Health.IntervalMS), timerProbe)
+	u.nextProbe()
 }
 
 func (u *Unit) commit(c *Candidate) error {

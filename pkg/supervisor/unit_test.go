@@ -26,6 +26,7 @@ type process struct {
 	exit        solo.Exit
 	stubborn    bool
 	ping, ready error
+	takes       time.Duration
 	stops       []string
 }
 
@@ -77,10 +78,21 @@ func (p *process) Ping(context.Context) error {
 	return p.ping
 }
 
-func (p *process) Health(context.Context) error {
+// Health answers as the author's would: a process that does not answer at all
+// does not answer this either.
+func (p *process) Health(ctx context.Context) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.ready
+	ping, ready, takes := p.ping, p.ready, p.takes
+	p.mu.Unlock()
+	if ping != nil {
+		return ping
+	}
+	select {
+	case <-time.After(takes):
+		return ready
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (p *process) Call(ctx context.Context, req *solo.InvokeRequest) (*solo.InvokeReply, error) {
@@ -479,6 +491,33 @@ func TestLiveness(t *testing.T) {
 		w.expect("unhealthy running", "ended starting unhealthy", "started running restart", "ready running")
 		if fmt.Sprint(hung.stops) != "[unhealthy 0s true]" {
 			t.Errorf("the hung instance was stopped by %q", hung.stops)
+		}
+		w.state(u, solo.StateRunning)
+	})
+}
+
+// An author's Health that hangs says nothing about the process.
+func TestAHealthThatHangsIsNoDeath(t *testing.T) {
+	simulate(t, func(t *testing.T, w *world) {
+		u := w.deployed(plan())
+		p := w.last()
+		p.mu.Lock()
+		p.takes = time.Second // of the two that it has
+		p.mu.Unlock()
+		time.Sleep(time.Minute)
+		w.expect()
+		p.mu.Lock()
+		p.takes = time.Hour
+		p.mu.Unlock()
+		time.Sleep(time.Minute)
+		w.expect("unhealthy running")
+		p.mu.Lock()
+		p.takes = 0
+		p.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		w.expect("ready running")
+		if len(p.stops) != 0 {
+			t.Errorf("it was stopped by %q", p.stops)
 		}
 		w.state(u, solo.StateRunning)
 	})

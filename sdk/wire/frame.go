@@ -192,6 +192,20 @@ func (c *Conn) payload(n int) ([]byte, error) {
 	return b, nil
 }
 
+// view returns the n bytes of a payload, which frame has bounded, for as long as
+// nothing else is read: out of the buffer where they fit, and without a copy.
+func (c *Conn) view(n int) ([]byte, error) {
+	if n > c.r.Size() {
+		return c.payload(n)
+	}
+	b, err := c.r.Peek(n)
+	if err != nil {
+		return nil, unexpected(err)
+	}
+	c.r.Discard(n)
+	return b, nil
+}
+
 func unexpected(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -288,7 +302,7 @@ func (c *Conn) rest(limit int) (body, end []byte, too bool, err error) {
 				return nil, nil, too, unexpected(err)
 			}
 		case frameEnd:
-			end, err := c.payload(n)
+			end, err := c.view(n)
 			return body, end, too, err
 		default:
 			return nil, nil, too, errProtocol("a head within a message")
@@ -305,7 +319,7 @@ func (c *Conn) readCall(limit int) (h Head, body []byte, too bool, err error) {
 	if kind != frameHead {
 		return h, nil, false, errProtocol("a call begins with a head")
 	}
-	raw, err := c.payload(n)
+	raw, err := c.view(n)
 	if err != nil {
 		return h, nil, false, err
 	}
@@ -325,7 +339,7 @@ func (c *Conn) readReply(limit int) (*Reply, error) {
 	if kind != frameHead {
 		return nil, errProtocol("a reply begins with a head")
 	}
-	raw, err := c.payload(n)
+	raw, err := c.view(n)
 	if err != nil {
 		return nil, err
 	}

@@ -364,6 +364,24 @@ func TestControlFrames(t *testing.T) {
 	}
 }
 
+// What a call allocates is a guard that no noise moves: both sides of one with
+// two metadata and a body.
+func TestACallAllocatesLittle(t *testing.T) {
+	c, _ := serve(t, &Server{Handler: mirror})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	head := &Head{Kind: KindCall, Method: "m", TimeoutMS: 30000, Metadata: map[string]string{"caller": "t", "request_id": "r"}}
+	body := make([]byte, 1024)
+	got := testing.AllocsPerRun(200, func() {
+		if _, err := c.Call(ctx, head, body, MaxBody); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got > 22 {
+		t.Errorf("a call allocates %.0f times, at most 22 are allowed", got)
+	}
+}
+
 func BenchmarkCall(b *testing.B) {
 	body := make([]byte, 1024)
 	for _, callers := range []int{1, 64} {

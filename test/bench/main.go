@@ -30,7 +30,9 @@ import (
 func main() {
 	log.SetFlags(0)
 	rounds := flag.Int("n", 9, "rounds of each measurement")
-	out := flag.String("o", "", "write the table to this `file` too")
+	out := flag.String("o", "", "write the table into this `file`, in the place of the one that is there")
+	services := flag.Int("services", 1000, "how many services for the rows of many; 0 leaves them out")
+	only := flag.String("only", "", "run one `step`: deploys, two, starts, kills, frames, invokes, events or scale")
 	echoes := flag.Bool("echo", false, "be the bare echo handler (for bench's own use)")
 	flag.Parse()
 	if *echoes {
@@ -40,26 +42,45 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	b := &bench{rounds: *rounds, dir: dir}
+	b := &bench{rounds: *rounds, dir: dir, services: *services, only: *only}
 	table, err := b.run()
-	os.RemoveAll(dir)
+	if os.Getenv("KEEP") == "" { os.RemoveAll(dir) }
 	if err != nil {
 		log.Fatal("bench: ", err)
 	}
 	fmt.Print(table)
 	if *out != "" {
-		if err := os.WriteFile(*out, []byte(table), 0o644); err != nil {
+		if err := replaceTable(*out, table); err != nil {
 			log.Fatal("bench: ", err)
 		}
 	}
 }
 
+// replaceTable puts the table in the place of the first one of a document.
+func replaceTable(path, table string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, found := strings.Cut(string(text), tableHead)
+	if !found {
+		return fmt.Errorf("%s has no table that begins with %q", path, tableHead)
+	}
+	_, after, _ := strings.Cut(rest, "\n\n")
+	return os.WriteFile(path, []byte(before+table+"\n"+after), 0o644)
+}
+
+const tableHead = "| ratio | A, median (min–max) |"
+
 type bench struct {
-	rounds int
-	dir    string
-	d      *harness.Daemon
-	table  strings.Builder
-	n      int
+	rounds   int
+	services int
+	only     string
+	dir      string
+	d        *harness.Daemon
+	known    string
+	table    strings.Builder
+	n        int
 }
 
 func (b *bench) run() (string, error) {
@@ -75,9 +96,21 @@ func (b *bench) run() (string, error) {
 	if err := b.untilWarm(); err != nil {
 		return "", err
 	}
-	fmt.Fprintf(&b.table, "| ratio | A, median (min–max) | B, median (min–max) | A/B | target |\n|---|---|---|---|---|\n")
-	for _, step := range []func() error{b.deploys, b.starts, b.kills, b.frames, b.invokes, b.events} {
-		if err := step(); err != nil {
+	if err := b.prepare(); err != nil {
+		return "", err
+	}
+	b.table.WriteString(tableHead + " B, median (min–max) | A/B | target |\n|---|---|---|---|---|\n")
+	for _, step := range []struct {
+		name string
+		run  func() error
+	}{
+		{"deploys", b.deploys}, {"two", b.twoDeploys}, {"starts", b.starts}, {"kills", b.kills}, {"frames", b.frames},
+		{"invokes", b.invokes}, {"events", b.events}, {"scale", b.scale},
+	} {
+		if b.only != "" && b.only != step.name {
+			continue
+		}
+		if err := step.run(); err != nil {
 			return "", err
 		}
 	}
@@ -165,7 +198,11 @@ func (b *bench) row(name, target string, as, ys []time.Duration) {
 	show := func(d []time.Duration) string {
 		return fmt.Sprintf("%s (%s–%s)", round(d[len(d)/2]), round(d[0]), round(d[len(d)-1]))
 	}
-	line := fmt.Sprintf("| %s | %s | %s | %.2f | %s |\n", name, show(as), show(ys), float64(ma)/float64(my), target)
+	b.line(name, target, show(as), show(ys), float64(ma)/float64(my))
+}
+
+func (b *bench) line(name, target, a, y string, ratio float64) {
+	line := fmt.Sprintf("| %s | %s | %s | %.2f | %s |\n", name, a, y, ratio, target)
 	b.table.WriteString(line)
 	fmt.Fprint(os.Stderr, line)
 }
@@ -219,22 +256,30 @@ func (b *bench) goBuild(dir, code string, flags ...string) error {
 
 const hello = "package main\n\nimport \"fmt\"\n\nconst changed = %d\n\nfunc main() { fmt.Println(changed) }\n"
 
-func (b *bench) deploys() error {
-	dir := filepath.Join(b.dir, "hello")
-	if err := os.Mkdir(dir, 0o700); err != nil {
+// best are the flags of Solo's own builds.
+var best = []string{"-trimpath", "-ldflags=-s -w"}
+
+func (b *bench) helloDir() string { return filepath.Join(b.dir, "hello") }
+
+// prepare makes what several steps use: a hello world, and the service "known".
+func (b *bench) prepare() error {
+	if err := os.Mkdir(b.helloDir(), 0o700); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module hello\n\ngo 1.26\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(b.helloDir(), "go.mod"), []byte("module hello\n\ngo 1.26\n"), 0o600); err != nil {
 		return err
 	}
-	best := []string{"-trimpath", "-ldflags=-s -w"}
-	if err := b.goBuild(dir, fmt.Sprintf(hello, 0), best...); err != nil {
+	if err := b.goBuild(b.helloDir(), fmt.Sprintf(hello, 0), best...); err != nil {
 		return err
 	}
-	// A hello world to run, for the starts.
 	if err := os.Rename(filepath.Join(b.dir, "built"), filepath.Join(b.dir, "built-hello")); err != nil {
 		return err
 	}
+	b.known = b.source()
+	return b.deploy("known", b.known)
+}
+
+func (b *bench) deploys() error {
 	changed := func() (time.Duration, error) {
 		id, code := fmt.Sprint("d", b.n), b.source()
 		d, err := timed(func() error { return b.deploy(id, code) })
@@ -246,7 +291,7 @@ func (b *bench) deploys() error {
 	err := b.pair("deploy of changed source / go build of a hello world", "≤ 1.25", changed, func() (time.Duration, error) {
 		b.n++
 		code := fmt.Sprintf(hello, time.Now().UnixNano())
-		return timed(func() error { return b.goBuild(dir, code, best...) })
+		return timed(func() error { return b.goBuild(b.helloDir(), code, best...) })
 	})
 	if err != nil {
 		return err
@@ -274,16 +319,12 @@ func (b *bench) deploys() error {
 	if err := b.pair("deploy of changed source / stock go-plugin service: plain go build, start, first call", "≤ 0.27", changed, plain); err != nil {
 		return err
 	}
-	code := b.source()
-	if err := b.deploy("known", code); err != nil {
-		return err
-	}
 	known := func() (time.Duration, error) {
 		var s map[string]any
 		if _, err := b.call("DELETE", "/services/known?force=true", nil, &s); err != nil {
 			return 0, err
 		}
-		return timed(func() error { return b.deploy("known", code) })
+		return timed(func() error { return b.deploy("known", b.known) })
 	}
 	binary, err := b.artifact("known")
 	if err != nil {
