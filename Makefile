@@ -56,7 +56,7 @@ fuzz:
 	@for pkg in $$($(GO) list ./cmd/... ./pkg/... ./sdk/...); do \
 		for target in $$($(GO) test -buildvcs=false -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 			echo "== $$pkg $$target"; \
-			$(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+			$(GO) test -buildvcs=false -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$pkg || exit 1; \
 		done; \
 	done
 

@@ -4,7 +4,7 @@
 //	solod [--config FILE] [--print-config]
 //
 // Without --config, $SOLO_CONFIG names the file, else the built-in defaults hold.
-// It ends with status 0 after SIGTERM or SIGINT, 1 when it could not start or a
+// SIGHUP has it read the configuration again. It ends with status 0 after SIGTERM or SIGINT, 1 when it could not start or a
 // part of it failed, 2 for arguments or a configuration that will not do.
 package main
 
@@ -59,7 +59,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
-	if err := daemon.Run(ctx, cfg); err != nil {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	load := func() (*daemon.Config, error) { return daemon.Load(*file, os.Environ()) }
+	if err := daemon.Run(ctx, cfg, daemon.Options{Reload: hangup, Load: load}); err != nil {
 		fmt.Fprintln(stderr, "solod:", err)
 		return 1
 	}

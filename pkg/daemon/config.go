@@ -16,6 +16,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
+	"github.com/solo-run/solo/pkg/engine"
 	"github.com/solo-run/solo/pkg/sandbox"
 	"github.com/solo-run/solo/pkg/solo"
 )
@@ -545,6 +546,14 @@ func quote(s string) string {
 	}
 	b.WriteByte('"')
 	return b.String()
+}
+
+// bounds are what the engine holds services and tenants to.
+func (c *Config) bounds() engine.Bounds {
+	defaults, ceiling := c.limits()
+	return engine.Bounds{
+		Defaults: defaults, Ceiling: ceiling, MaxTenants: c.Solo.MaxTenants, MaxPerTenant: c.Limits.MaxPerTenant, MaxTotal: c.Limits.MaxTotal,
+	}
 }
 
 // limits returns what a service gets and the most that one may ask for. What is

@@ -7,8 +7,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -23,14 +28,22 @@ import (
 	"github.com/solo-run/solo/pkg/sandbox"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
+	"github.com/solo-run/solo/pkg/telemetry"
 )
 
 // Version is the daemon's own; the build sets it.
 var Version = "dev"
 
+// Options are what surrounds a run of the daemon.
+type Options struct {
+	// Reload asks for the configuration to be read again, by Load.
+	Reload <-chan os.Signal
+	Load   func() (*Config, error)
+}
+
 // Run is the whole life of a daemon: it returns when ctx has ended and nothing
 // of it is left, or with the error that ended it.
-func Run(ctx context.Context, cfg *Config) error {
+func Run(ctx context.Context, cfg *Config, opts Options) error {
 	d := &daemon{cfg: cfg, log: hclog.New(&hclog.LoggerOptions{
 		Name: "solod", Level: hclog.LevelFromString(cfg.Solo.LogLevel), Output: os.Stderr, TimeFn: func() time.Time { return time.Now().UTC() },
 	})}
@@ -41,9 +54,41 @@ func Run(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
-	err = runParts(ctx, parts)
+	d.tree.Store(newTree(parts, d.partFailed))
+	var beside sync.WaitGroup
+	around, leave := context.WithCancel(context.WithoutCancel(ctx))
+	beside.Go(func() { d.notify(around, ctx) })
+	beside.Go(func() { d.reloads(around, opts) })
+	err = d.tree.Load().run(ctx)
+	leave()
+	beside.Wait()
+	if err != nil {
+		d.log.Error("solod ends: a part of it failed", "error", err)
+		return err
+	}
 	d.log.Info("solod ends")
-	return err
+	return nil
+}
+
+// partFailed tells of a part that is restarted.
+func (d *daemon) partFailed(name string, err error, restarts int) {
+	d.log.Error("a part of the daemon failed and is restarted", "part", name, "restarts", restarts, "error", err)
+	reason, _, _ := strings.Cut(err.Error(), "\n")
+	werr := d.record(solo.Event{
+		Type: solo.EventServiceRestarted, Subject: solo.SubjectTree + "/" + strings.ReplaceAll(name, " ", "_"),
+		Payload: map[string]any{"part": name, "reason": reason, "restarts": restarts},
+	})
+	if werr != nil {
+		d.log.Error("the restart of a part cannot be recorded", "error", werr)
+	}
+}
+
+// record appends an event about the daemon itself.
+func (d *daemon) record(e solo.Event) error {
+	return d.db.Update(func(tx *store.Tx) error {
+		_, err := d.events.Append(tx, e)
+		return err
+	})
 }
 
 // daemon is what is being built; closers run in reverse.
@@ -52,6 +97,14 @@ type daemon struct {
 	log     hclog.Logger
 	stop    context.CancelFunc
 	closers []closer
+
+	db      *store.DB
+	events  *eventlog.Log
+	engine  *engine.Engine
+	monitor *telemetry.Monitor
+	tree    atomic.Pointer[tree]
+	// logging is whether events are lines of the log too.
+	logging atomic.Bool
 }
 
 type closer struct {
@@ -90,6 +143,8 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.db, d.events = db, events
+	d.monitor = telemetry.New(telemetry.Config{DataDir: dir, Store: db.Size, High: d.usageHigh})
 	lines, err := logs.Open(filepath.Join(dir, "logs"))
 	if err != nil {
 		return nil, err
@@ -113,41 +168,45 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
-	defaults, ceiling := cfg.limits()
 	shutdown := time.Duration(cfg.Solo.ShutdownS) * time.Second
-	eng, err := engine.Open(engine.Config{
+	d.engine, err = engine.Open(engine.Config{
 		DB: db, Events: events, Logs: lines, Compiler: comp, Launcher: process.New(host),
-		Isolation: host.Layers(), SourceDir: filepath.Join(dir, "sources"),
-		Defaults: defaults, Ceiling: ceiling,
-		MaxTenants: cfg.Solo.MaxTenants, MaxPerTenant: cfg.Limits.MaxPerTenant, MaxTotal: cfg.Limits.MaxTotal,
-		Grace: shutdown / 2, Parallel: 4 * cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) }, Stop: d.stop, Log: d.log.Named("engine"),
+		Isolation: host.Layers(), SourceDir: filepath.Join(dir, "sources"), Bounds: cfg.bounds(),
+		Grace: shutdown / 2, Parallel: bootParallel * cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) },
+		Parts: func() []solo.TreeNode { return d.tree.Load().snapshot() }, Components: d.components,
+		Stop: d.stop, Log: d.log.Named("engine"),
 	})
 	if err != nil {
 		return nil, err
 	}
-	api := rest.New(rest.Config{
-		Engine: eng, Log: d.log.Named("rest"), Addr: fmt.Sprintf("%s:%d", cfg.Solo.ListenHost, cfg.Solo.HTTPPort),
-		Socket: cfg.Solo.Socket, ShutdownTimeout: shutdown / 4,
-	})
-	if err := api.Listen(); err != nil {
+	doors := &doors{
+		rest: rest.Config{
+			Engine: d.engine, Log: d.log.Named("rest"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.HTTPPort)),
+			Socket: cfg.Solo.Socket, ShutdownTimeout: shutdown / 4,
+		},
+		grpc: grpc.Config{
+			Engine: d.engine, Log: d.log.Named("grpc"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.ListenPort)),
+			Socket: cfg.grpcSocket(), ShutdownTimeout: shutdown / 4,
+		},
+	}
+	if err := doors.listen(); err != nil {
 		return nil, err
 	}
-	rpc := grpc.New(grpc.Config{
-		Engine: eng, Log: d.log.Named("grpc"), Addr: fmt.Sprintf("%s:%d", cfg.Solo.ListenHost, cfg.Solo.ListenPort),
-		Socket: cfg.grpcSocket(), ShutdownTimeout: shutdown / 4,
-	})
-	if err := rpc.Listen(); err != nil {
-		api.Close()
-		return nil, err
-	}
-	d.log.Info("solod starts", "version", Version, "data_dir", dir, "rest", api.Addr(), "grpc", rpc.Addr(), "socket", cfg.Solo.Socket, "pid", os.Getpid())
-
-	parts := []part{{"sandbox", host.Run}, {"compiler", comp.Run}, {"engine", eng.Run}, {"gateways", together(api.Run, rpc.Run)}}
-	if cfg.Telemetry.LogEvents {
-		parts = append(parts, part{"event lines", func(ctx context.Context) error { return d.logEvents(ctx, events) }})
-	}
-	return parts, nil
+	d.log.Info("solod starts", "version", Version, "data_dir", dir, "rest", doors.rest.Addr, "grpc", doors.grpc.Addr, "socket", cfg.Solo.Socket, "pid", os.Getpid())
+	d.logging.Store(cfg.Telemetry.LogEvents)
+	return []part{
+		{name: "sandbox", run: host.Run, vital: true},
+		{name: "supervisor", run: d.engine.Run, vital: true},
+		{name: "eventlog", run: d.logEvents()},
+		{name: "resource monitor", run: d.monitor.Run},
+		{name: "deployer", run: comp.Run},
+		{name: "gateway", run: doors.run},
+	}, nil
 }
+
+// bootParallel is how many starts of a boot run at once, for each core: they wait
+// for the disk and for each other's processes more than they compute.
+const bootParallel = 4
 
 // buildQueue is how many builds may wait (429 beyond).
 const buildQueue = 64
@@ -186,18 +245,56 @@ func (d *daemon) sandbox(ctx context.Context) (*sandbox.Host, error) {
 	return host, nil
 }
 
-// logEvents makes each event a line of the daemon's log too.
-func (d *daemon) logEvents(ctx context.Context, events *eventlog.Log) error {
-	log := d.log.Named("event")
-	for e, err := range events.Stream(ctx, solo.EventQuery{SinceID: events.LastID()}) {
-		if err != nil {
-			if errors.Is(err, context.Canceled) {
-				break
+// logEvents makes each event a line of the daemon's log too. Begun anew, it goes
+// on where it was.
+func (d *daemon) logEvents() func(context.Context) error {
+	log, last := d.log.Named("event"), d.events.LastID()
+	return func(ctx context.Context) error {
+		for e, err := range d.events.Stream(ctx, solo.EventQuery{SinceID: last}) {
+			if err != nil {
+				if errors.Is(err, context.Canceled) {
+					break
+				}
+				return err
 			}
-			return err
+			last = e.ID
+			if d.logging.Load() {
+				log.Info(string(e.Type), "id", e.ID, "tenant", e.TenantID, "subject", e.Subject)
+			}
 		}
-		log.Info(string(e.Type), "id", e.ID, "tenant", e.TenantID, "subject", e.Subject)
+		<-ctx.Done()
+		return nil
 	}
-	<-ctx.Done()
-	return nil
+}
+
+// usageHigh records that a resource of the daemon is about to run out.
+func (d *daemon) usageHigh(r telemetry.Reading) error {
+	d.log.Warn("a resource of the daemon is about to run out", "resource", r.Resource, "used", r.Used, "limit", r.Limit)
+	return d.record(solo.Event{
+		Type: solo.EventRuntimeUsageHigh, Subject: solo.SubjectSystem,
+		Payload: map[string]any{"resource": r.Resource, "used": r.Used, "limit": r.Limit, "share": r.Share()},
+	})
+}
+
+// components is how the daemon's own parts are, for /health.
+func (d *daemon) components() map[string]solo.Component {
+	out := map[string]solo.Component{}
+	for _, n := range d.tree.Load().snapshot() {
+		c := solo.Component{Status: solo.HealthOK}
+		if n.State != "running" {
+			c = solo.Component{Status: solo.HealthDegraded, Detail: n.State + ": " + n.Detail}
+		}
+		if n.Name == "resource monitor" && c.Status == solo.HealthOK {
+			var words []string
+			for _, r := range d.monitor.Readings() {
+				if r.High {
+					c.Status = solo.HealthDegraded
+				}
+				words = append(words, r.String())
+			}
+			c.Detail = strings.Join(words, ", ")
+		}
+		out[n.Name] = c
+	}
+	return out
 }

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -138,43 +138,130 @@ type trace struct {
 }
 
 func (tr *trace) part(name string, fail <-chan error) part {
-	return part{name, func(ctx context.Context) error {
+	return part{name: name, run: func(ctx context.Context) error {
+		tr.note("+" + name)
 		var err error
 		select {
 		case <-ctx.Done():
 		case err = <-fail:
 		}
-		tr.mu.Lock()
-		defer tr.mu.Unlock()
-		tr.ends = append(tr.ends, name)
+		tr.note("-" + name)
+		if err != nil && err.Error() == "panic" {
+			panic("its goroutine")
+		}
 		return err
 	}}
 }
 
+func (tr *trace) note(what string) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.ends = append(tr.ends, what)
+}
+
+func (tr *trace) seen() string {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return strings.Join(tr.ends, " ")
+}
+
+// runTree runs parts to their end, and notes the failures that were mended.
+func runTree(ctx context.Context, parts ...part) (*tree, *[]string, <-chan error) {
+	var failures []string
+	tree := newTree(parts, func(part string, err error, restarts int) {
+		failures = append(failures, fmt.Sprintf("%s %d %.30q", part, restarts, strings.SplitN(err.Error(), "\n", 2)[0]))
+	})
+	done := make(chan error, 1)
+	go func() { done <- tree.run(ctx) }()
+	return tree, &failures, done
+}
+
+func vital(p part) part {
+	p.vital = true
+	return p
+}
+
 func TestPartsEndInReverse(t *testing.T) {
-	tr := &trace{}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := runParts(ctx, []part{tr.part("a", nil), tr.part("b", nil), tr.part("c", nil)}); err != nil {
-		t.Errorf("runParts = %v", err)
-	}
-	if !slices.Equal(tr.ends, []string{"c", "b", "a"}) {
-		t.Errorf("they ended as %v", tr.ends)
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trace{}
+		ctx, cancel := context.WithCancel(t.Context())
+		_, _, done := runTree(ctx, tr.part("a", nil), tr.part("b", nil), tr.part("c", nil))
+		synctest.Wait()
+		tr.ends = nil
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run = %v", err)
+		}
+		if got := tr.seen(); got != "-c -b -a" {
+			t.Errorf("they ended as %v", got)
+		}
+	})
+}
+
+func TestThoseAfterAPartAreRestartedWithIt(t *testing.T) {
+	for fault, why := range map[string]error{"an error": errors.New("its listener is closed"), "a panic": errors.New("panic"), "nothing": nil} {
+		t.Run(fault, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := &trace{}
+				fail := make(chan error)
+				ctx, cancel := context.WithCancel(t.Context())
+				tree, failures, done := runTree(ctx, vital(tr.part("a", nil)), tr.part("b", fail), tr.part("c", nil), tr.part("d", nil))
+				synctest.Wait()
+				tr.ends = nil
+				fail <- why
+				synctest.Wait()
+				got := tr.seen()
+				// What is started again is started at once: its own first steps have no order.
+				if !strings.HasPrefix(got, "-b -d -c ") || strings.Contains(got, "a") || strings.Count(got, "+") != 3 {
+					t.Errorf("after the fault: %v", got)
+				}
+				nodes := tree.snapshot()
+				if nodes[1].Restarts != 1 || nodes[1].State != "running" || nodes[1].Detail == "" || nodes[2].Restarts != 0 || nodes[0].Restarts != 0 {
+					t.Errorf("the tree is %+v", nodes)
+				}
+				if len(*failures) != 1 || !strings.HasPrefix((*failures)[0], "b 1 ") {
+					t.Errorf("failures %v", *failures)
+				}
+				cancel()
+				if err := <-done; err != nil {
+					t.Errorf("run = %v", err)
+				}
+			})
+		})
 	}
 }
 
-func TestAPartThatFailsEndsTheDaemon(t *testing.T) {
-	bad := errors.New("its disk is gone")
-	for name, fails := range map[string]error{"with an error": bad, "without one": nil} {
+func TestAPartThatKeepsFailingEndsTheDaemon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		tr := &trace{}
-		fail := make(chan error, 1)
-		fail <- fails
-		err := runParts(t.Context(), []part{tr.part("a", nil), tr.part("b", fail), tr.part("c", nil)})
-		if err == nil || !strings.Contains(err.Error(), "b") || fails != nil && !errors.Is(err, bad) {
-			t.Errorf("%s: %v", name, err)
+		fail := make(chan error, 100)
+		bad := errors.New("its disk is gone")
+		for range 100 {
+			fail <- bad
 		}
-		if !slices.Equal(tr.ends, []string{"b", "c", "a"}) {
-			t.Errorf("%s: they ended as %v", name, tr.ends)
+		_, failures, done := runTree(t.Context(), tr.part("a", nil), tr.part("b", fail), tr.part("c", nil))
+		err := <-done
+		if !errors.Is(err, bad) || !strings.Contains(err.Error(), "b failed 6 times within 1m0s") {
+			t.Errorf("run = %v", err)
 		}
-	}
+		if len(*failures) != partRestarts {
+			t.Errorf("%d restarts: %v", len(*failures), *failures)
+		}
+		if got := tr.seen(); !strings.HasSuffix(got, "-c -a") {
+			t.Errorf("the last ends are %v", got)
+		}
+	})
+}
+
+func TestTheEndOfAVitalPartIsTheDaemons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := &trace{}
+		fail := make(chan error)
+		_, failures, done := runTree(t.Context(), vital(tr.part("a", fail)), tr.part("b", nil))
+		synctest.Wait()
+		fail <- errors.New("out of pids")
+		if err := <-done; err == nil || !strings.Contains(err.Error(), "a: out of pids") || len(*failures) > 0 {
+			t.Errorf("run = %v, failures %v", err, *failures)
+		}
+	})
 }

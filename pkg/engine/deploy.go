@@ -115,7 +115,7 @@ type deployment struct {
 }
 
 func (e *Engine) plan(key solo.Key, req *solo.DeployRequest) (*deployment, error) {
-	settings, err := req.Settings(key.Service, e.cfg.Defaults, e.cfg.Ceiling)
+	settings, err := req.Settings(key.Service, e.bounds.Load().Defaults, e.bounds.Load().Ceiling)
 	if err != nil {
 		return nil, err
 	}
@@ -134,6 +134,7 @@ func (d *deployment) same(r *record) bool {
 // quota refuses a service more than the daemon or the tenant may have. Those
 // that are stopped do not count, up to ten times as many.
 func (e *Engine) quota(key solo.Key) error {
+	bounds := e.bounds.Load()
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	live, stored, mine, myStored := 0, 0, 0, 0
@@ -160,11 +161,11 @@ func (e *Engine) quota(key solo.Key) error {
 		}
 	}
 	switch {
-	case mine >= e.cfg.MaxPerTenant:
+	case mine >= bounds.MaxPerTenant:
 		return solo.Errorf(solo.CodeQuotaExceeded, "the tenant has %d services, as many as it may (limits.max_per_tenant)", mine)
-	case live >= e.cfg.MaxTotal:
+	case live >= bounds.MaxTotal:
 		return solo.Errorf(solo.CodeQuotaExceeded, "the daemon has %d services, as many as it may (limits.max_total)", live)
-	case myStored >= storedPerLive*e.cfg.MaxPerTenant, stored >= storedPerLive*e.cfg.MaxTotal:
+	case myStored >= storedPerLive*bounds.MaxPerTenant, stored >= storedPerLive*bounds.MaxTotal:
 		return solo.Errorf(solo.CodeQuotaExceeded, "too many stopped services are kept: DELETE some with purge=true")
 	}
 	return nil
@@ -236,7 +237,7 @@ func (e *Engine) makeCurrent(ctx context.Context, key solo.Key, d *deployment, p
 		return context.Cause(ctx)
 	}
 	return e.cfg.DB.Update(func(tx *store.Tx) error {
-		if err := admitTenant(tx, key.Tenant, e.cfg.MaxTenants); err != nil {
+		if err := admitTenant(tx, key.Tenant, e.bounds.Load().MaxTenants); err != nil {
 			return err
 		}
 		r, err := loadRecord(tx, key)
@@ -311,7 +312,7 @@ func (e *Engine) deployFailed(ctx context.Context, key solo.Key, d *deployment, 
 		payload[name] = briefly(value)
 	}
 	werr := e.cfg.DB.Update(func(tx *store.Tx) error {
-		if err := admitTenant(tx, key.Tenant, e.cfg.MaxTenants); err != nil {
+		if err := admitTenant(tx, key.Tenant, e.bounds.Load().MaxTenants); err != nil {
 			return err
 		}
 		_, err := e.cfg.Events.Append(tx, solo.Event{

@@ -26,6 +26,15 @@ type Logger interface {
 	Error(msg string, args ...any)
 }
 
+// Bounds are what services and tenants are held to. They can change while the
+// engine runs, for what comes after.
+type Bounds struct {
+	// Defaults and Ceiling are the limits of a service that asks for none, and the
+	// most that one may ask for.
+	Defaults, Ceiling                  solo.Limits
+	MaxTenants, MaxPerTenant, MaxTotal int
+}
+
 // Config is what an [Engine] works with; all of it is required but Isolation.
 type Config struct {
 	DB       *store.DB
@@ -37,10 +46,7 @@ type Config struct {
 	Isolation map[string]solo.Layer
 	// SourceDir keeps the sources of the versions.
 	SourceDir string
-	// Defaults and Ceiling are the limits of a service that asks for none, and the
-	// most that one may ask for.
-	Defaults, Ceiling                  solo.Limits
-	MaxTenants, MaxPerTenant, MaxTotal int
+	Bounds    Bounds
 	// Grace is how long a shutdown gives the services.
 	Grace time.Duration
 	// Parallel bounds the starts of a boot that run at once.
@@ -49,6 +55,10 @@ type Config struct {
 	Version string
 	// Disk returns why the data directory can take no more, nil for as long as it can.
 	Disk func() error
+	// Parts are the daemon's own, in start order, for the tree.
+	Parts func() []solo.TreeNode
+	// Components are how those are, for /health.
+	Components func() map[string]solo.Component
 	// Stop is told that an operator wants the daemon to end.
 	Stop func()
 	Log  Logger
@@ -60,9 +70,12 @@ type Engine struct {
 	sup     *supervisor.Supervisor
 	sources *sources
 	started time.Time
+	bounds  atomic.Pointer[Bounds]
 	// loaded is set once every stored service is in memory, ready once each that
 	// should run has had its first outcome.
 	loaded, ready atomic.Bool
+	// toBoot is how many services the boot starts, booted how many had an outcome.
+	toBoot, booted atomic.Int64
 	// stopping is set once the daemon is on its way out.
 	stopping atomic.Bool
 
@@ -89,6 +102,7 @@ func Open(cfg Config) (*Engine, error) {
 		cfg: cfg, sources: src, started: time.Now(), vets: make(chan vetting, vetQueue),
 		services: map[solo.Key]*service{}, slots: map[solo.Key]*slot{},
 	}
+	e.SetBounds(cfg.Bounds)
 	if err := cfg.DB.Update(createBuckets); err != nil {
 		return nil, fmt.Errorf("cannot prepare the store: %w", err)
 	}
@@ -136,7 +150,7 @@ func (e *Engine) boot(ctx context.Context) error {
 			}
 		}
 		boot, err := e.cfg.Events.Append(tx, solo.Event{
-			Type: solo.EventSystemStarted, Subject: "system",
+			Type: solo.EventSystemStarted, Subject: solo.SubjectSystem,
 			Payload: map[string]any{"version": e.cfg.Version, "services": wanted},
 		})
 		if err != nil {
@@ -166,6 +180,7 @@ func (e *Engine) boot(ctx context.Context) error {
 			starts = append(starts, start{s.unit, s.unit.Boot()})
 		}
 	}
+	e.toBoot.Store(int64(len(starts)))
 	e.loaded.Store(true)
 	began := time.Now()
 	for i, s := range starts {
@@ -174,6 +189,7 @@ func (e *Engine) boot(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+		e.booted.Store(int64(i + 1))
 		if done := i + 1; done%100 == 0 {
 			e.cfg.Log.Info("starting services", "done", done, "of", len(starts))
 		}
@@ -201,7 +217,7 @@ func (e *Engine) foldUnseen(tx *store.Tx, r *record, boot uint64) error {
 			Instance: r.Live.Instance,
 		}
 		if r.State != solo.StateStopping {
-			if err := e.append(tx, r, solo.EventServiceCrashed, exitPayload(r, exit), boot); err != nil {
+			if err := e.crashed(tx, r, exit, exitPayload(r, exit), boot); err != nil {
 				return err
 			}
 		}
@@ -230,7 +246,7 @@ func (e *Engine) foldUnseen(tx *store.Tx, r *record, boot uint64) error {
 func (e *Engine) recordStop() error {
 	err := e.cfg.DB.Update(func(tx *store.Tx) error {
 		_, err := e.cfg.Events.Append(tx, solo.Event{
-			Type: solo.EventSystemStopped, Subject: "system",
+			Type: solo.EventSystemStopped, Subject: solo.SubjectSystem,
 			Payload: map[string]any{"uptime_s": int64(time.Since(e.started).Seconds())},
 		})
 		return err
@@ -308,6 +324,17 @@ func (e *Engine) selectServices(tenant string) []*service {
 		return a.Service < b.Service
 	})
 	return out
+}
+
+// SetBounds replaces the bounds. What is there already keeps what it has.
+func (e *Engine) SetBounds(b Bounds) { e.bounds.Store(&b) }
+
+// Pulse goes through the engine to the disk and back, for a watchdog.
+func (e *Engine) Pulse(context.Context) error {
+	e.selectServices("")
+	return e.cfg.DB.View(func(tx *store.Tx) error {
+		return tx.Bucket(bucketTenants).ForEach(func(_, _ []byte) error { return nil })
+	})
 }
 
 // Ready reports whether every service that should run is ready or has failed its

@@ -71,7 +71,7 @@ func (e *Engine) apply(tx *store.Tx, r *record, c supervisor.Change) error {
 		if c.State == solo.StateBackoff {
 			payload["restart_in_ms"] = c.Delay.Milliseconds()
 		}
-		if err := e.append(tx, r, solo.EventServiceCrashed, payload, cause); err != nil {
+		if err := e.crashed(tx, r, *c.Exit, payload, cause); err != nil {
 			return err
 		}
 		if c.State != solo.StateFailed {

@@ -18,6 +18,7 @@ var (
 	bucketServices = []byte("services")
 	bucketVersions = []byte("versions")
 	bucketTenants  = []byte("tenants")
+	bucketCrashes  = []byte("crashes")
 )
 
 // record is what is stored of a service. State is what should hold after a boot:
@@ -64,7 +65,7 @@ func (r *record) key() solo.Key { return solo.Key{Tenant: r.Tenant, Service: r.S
 func (r *record) wanted() bool { return r.State.Live() && r.State != solo.StateStopping }
 
 func createBuckets(tx *store.Tx) error {
-	for _, name := range [][]byte{bucketServices, bucketVersions, bucketTenants} {
+	for _, name := range [][]byte{bucketServices, bucketVersions, bucketTenants, bucketCrashes} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
@@ -98,15 +99,26 @@ func saveRecord(tx *store.Tx, r *record) error {
 }
 
 func saveVersion(tx *store.Tx, key solo.Key, v version) error {
-	b := tx.Bucket(bucketVersions)
+	b, err := ofService(tx, bucketVersions, key)
+	if err != nil {
+		return err
+	}
+	return store.Put(b, numberKey(uint64(v.Number)), v)
+}
+
+// ofService is a service's own bucket below a root.
+func ofService(tx *store.Tx, root []byte, key solo.Key) (*bbolt.Bucket, error) {
+	b := tx.Bucket(root)
 	for _, part := range []string{key.Tenant, key.Service} {
 		var err error
 		if b, err = b.CreateBucketIfNotExists([]byte(part)); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return store.Put(b, binary.BigEndian.AppendUint64(nil, uint64(v.Number)), v)
+	return b, nil
 }
+
+func numberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
 // forgetService removes the record and the versions of a service.
 func forgetService(tx *store.Tx, key solo.Key) error {
@@ -115,8 +127,12 @@ func forgetService(tx *store.Tx, key solo.Key) error {
 			return err
 		}
 	}
-	if tenant := tx.Bucket(bucketVersions).Bucket([]byte(key.Tenant)); tenant != nil && tenant.Bucket([]byte(key.Service)) != nil {
-		return tenant.DeleteBucket([]byte(key.Service))
+	for _, name := range [][]byte{bucketVersions, bucketCrashes} {
+		if tenant := tx.Bucket(name).Bucket([]byte(key.Tenant)); tenant != nil && tenant.Bucket([]byte(key.Service)) != nil {
+			if err := tenant.DeleteBucket([]byte(key.Service)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

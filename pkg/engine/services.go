@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -312,9 +313,15 @@ func (e *Engine) Health(context.Context) *solo.Health {
 	ok := solo.Component{Status: solo.HealthOK}
 	h := &solo.Health{
 		Status: solo.HealthOK, Version: e.cfg.Version, WarmUp: e.cfg.Compiler.WarmUp(),
-		Components: map[string]solo.Component{"store": ok, "eventlog": ok, "compiler": ok, "supervisor": ok},
+		Components: e.cfg.Components(),
 		Isolation:  e.cfg.Isolation, Services: map[string]int{}, Events: e.cfg.Events.Stats(),
 		UptimeS: int64(time.Since(e.started).Seconds()),
+	}
+	h.Components["store"], h.Components["compiler"] = ok, ok
+	for _, c := range h.Components {
+		if c.Status != solo.HealthOK {
+			h.Status = worse(h.Status, c.Status)
+		}
 	}
 	for _, s := range solo.States() {
 		h.Services[string(s)] = 0
@@ -344,7 +351,7 @@ func (e *Engine) Health(context.Context) *solo.Health {
 		h.Components["supervisor"] = solo.Component{Status: solo.HealthStopping}
 	case !e.ready.Load():
 		h.Status = worse(h.Status, solo.HealthStarting)
-		h.Components["supervisor"] = solo.Component{Status: solo.HealthStarting, Detail: "services are being started"}
+		h.Components["supervisor"] = solo.Component{Status: solo.HealthStarting, Detail: fmt.Sprintf("%d of %d services are started", e.booted.Load(), e.toBoot.Load())}
 	}
 	return h
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -112,7 +113,7 @@ func key(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 // Append adds an event within the transaction of what it records, and returns
 // its id. Id, time and hash of e are not looked at. A tenant is required but for
-// the types that begin with system_.
+// what is about the daemon itself.
 func (l *Log) Append(tx *store.Tx, e solo.Event) (uint64, error) {
 	h, err := readHead(tx)
 	if err != nil {
@@ -295,6 +296,41 @@ func matches(r *record, q solo.EventQuery) bool {
 	return (q.Tenant == "" || r.tenant == q.Tenant) &&
 		(q.Type == "" || r.kind == string(q.Type)) &&
 		(q.ServiceID == "" || service(r.subject) == q.ServiceID)
+}
+
+// Chain returns the event and the causes that led to it, at most limit, oldest
+// first. It ends before what retention has cut away.
+func (l *Log) Chain(id uint64, limit int) ([]solo.Event, error) {
+	out := []solo.Event{}
+	err := l.db.View(func(tx *store.Tx) error {
+		events := tx.Bucket(bucketEvents)
+		for id > 0 && len(out) < limit {
+			raw := events.Get(key(id))
+			if raw == nil {
+				return nil
+			}
+			r, err := parse(id, raw)
+			if err != nil {
+				return err
+			}
+			e, err := r.event(id)
+			if err != nil {
+				return err
+			}
+			out = append(out, e)
+			// A cause is always older.
+			if e.CausationID == nil || *e.CausationID >= id {
+				return nil
+			}
+			id = *e.CausationID
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the event log: %w", err)
+	}
+	slices.Reverse(out)
+	return out, nil
 }
 
 // Stream yields the events after the query's cursor, and then each as it comes,

@@ -46,7 +46,7 @@ func encode(id uint64, at time.Time, e *solo.Event, prev []byte) (raw, hash []by
 		return nil, nil, fmt.Errorf("cannot store an event of type %.40q: a name is missing or too long", e.Type)
 	case len(payload) > MaxPayload:
 		return nil, nil, fmt.Errorf("cannot store an event of type %s: its payload has %d bytes, at most %d are allowed", e.Type, len(payload), MaxPayload)
-	case e.TenantID == "" && !strings.HasPrefix(string(e.Type), "system_"):
+	case e.TenantID == "" && e.Subject != solo.SubjectSystem && !strings.HasPrefix(e.Subject, solo.SubjectTree+"/"):
 		return nil, nil, fmt.Errorf("cannot store an event of type %s without a tenant", e.Type)
 	}
 	raw = make([]byte, 0, headerSize+len(e.Type)+len(e.TenantID)+len(e.Subject)+len(payload)+hashSize)

@@ -28,6 +28,10 @@ type Engine interface {
 	Restart(ctx context.Context, p solo.Principal, serviceID string) (*solo.Service, error)
 	Kill(ctx context.Context, p solo.Principal, serviceID string, opts solo.KillOptions) (*solo.KillResult, error)
 	Invoke(ctx context.Context, p solo.Principal, serviceID string, req *solo.InvokeRequest) (*solo.InvokeReply, error)
+	Explain(ctx context.Context, p solo.Principal, serviceID string) (*solo.Explanation, error)
+	Crashes(ctx context.Context, p solo.Principal, serviceID string, limit, offset int) (*solo.CrashList, error)
+	Wait(ctx context.Context, p solo.Principal, req *solo.WaitRequest) (*solo.WaitResult, error)
+	Tree(ctx context.Context, p solo.Principal) (*solo.TreeNode, error)
 	Events(ctx context.Context, q solo.EventQuery) (solo.EventPage, error)
 	WaitEvents(ctx context.Context, after uint64) error
 	LastEventID() uint64

@@ -18,8 +18,9 @@ import (
 func (i *Instance) judge(s sandbox.Status) solo.Exit {
 	x := solo.Exit{
 		At: time.Now().UTC(), RanMS: s.Ran.Milliseconds(), OOM: s.OOM, LogTail: i.tail.last(),
-		Details: map[string]any{}, Instance: i.spec.Instance,
+		Details: map[string]any{}, Instance: i.spec.Instance, Stack: []solo.CallFrame{},
 	}
+	x.Usage = append(i.curve.samples(), solo.UsageSample{At: x.At, MemoryBytes: s.Peak, CPUUsec: uint64(s.CPU / time.Microsecond)})
 	if s.Signal != 0 {
 		name := unix.SignalName(s.Signal)
 		if name == "" {
@@ -44,10 +45,8 @@ func (i *Instance) judge(s sandbox.Status) solo.Exit {
 		x.Reason = solo.ReasonClean
 	case s.Code == 2 && len(trace) > 0:
 		x.Reason = solo.ReasonPanic
-		x.Panic = panicSite(i.spec.Binary, trace)
-		if x.Panic != nil {
-			x.Details["panic"] = x.Panic
-		}
+		x.Panic, x.Stack = panicSite(i.spec.Binary, trace)
+		x.Details["panic"] = x.Panic
 	default:
 		x.Reason = solo.ReasonExitCode
 	}
@@ -57,8 +56,9 @@ func (i *Instance) judge(s sandbox.Status) solo.Exit {
 	return x
 }
 
-// panicSite reads a Go trace: the message, and the first line of the tenant's own.
-func panicSite(binary string, trace []string) *solo.PanicSite {
+// panicSite reads a Go trace: the message, the first line of the tenant's own,
+// and all of those.
+func panicSite(binary string, trace []string) (*solo.PanicSite, []solo.CallFrame) {
 	site := &solo.PanicSite{}
 	for _, prefix := range []string{"panic: ", "fatal error: "} {
 		if rest, ok := strings.CutPrefix(trace[0], prefix); ok {
@@ -79,14 +79,44 @@ func panicSite(binary string, trace []string) *solo.PanicSite {
 	if info, err := buildinfo.ReadFile(binary); err == nil && info.Main.Path != "" {
 		module = info.Main.Path
 	}
-	for _, l := range trace {
+	stack := []solo.CallFrame{}
+	for n, l := range trace {
 		file, line, ok := frame(l, module)
-		if ok {
-			site.File, site.Line = &file, &line
-			break
+		if !ok {
+			continue
+		}
+		function := ""
+		if n > 0 {
+			function = functionName(trace[n-1])
+		}
+		stack = append(stack, solo.CallFrame{Function: function, File: file, Line: line})
+	}
+	if len(stack) > 0 {
+		site.File, site.Line = &stack[0].File, &stack[0].Line
+	}
+	return site, stack
+}
+
+// functionName takes the name out of a line such as "main.(*T).get(0x1, {…})" or
+// "created by main.main in goroutine 1".
+func functionName(text string) string {
+	text = strings.TrimPrefix(text, "created by ")
+	text, _, _ = strings.Cut(text, " in goroutine ")
+	if at := strings.LastIndexByte(text, '('); at > 0 && strings.HasSuffix(text, ")") {
+		// The arguments are the last parentheses; a receiver's are before a dot.
+		depth := 0
+		for i := len(text) - 1; i >= 0; i-- {
+			switch text[i] {
+			case ')':
+				depth++
+			case '(':
+				if depth--; depth == 0 {
+					return text[:i]
+				}
+			}
 		}
 	}
-	return site
+	return text
 }
 
 // frame reads a line of a trace such as "\tservice/main.go:12 +0x1d", of a file

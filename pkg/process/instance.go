@@ -29,6 +29,7 @@ type Instance struct {
 	client  *wire.Client
 	host    *hostSocket
 	tail    *tail
+	curve   curve
 
 	// wanted is the order that ended the process, nil for none.
 	wanted atomic.Pointer[solo.Reason]
@@ -157,8 +158,11 @@ func (i *Instance) conclude() {
 // Ping asks whether the process answers at all: its SDK does, not its author's code.
 func (i *Instance) Ping(ctx context.Context) error { return i.probe(ctx, wire.KindPing) }
 
-// Health asks the author's Health.
-func (i *Instance) Health(ctx context.Context) error { return i.probe(ctx, wire.KindHealth) }
+// Health asks the author's Health, and takes a sample of the usage.
+func (i *Instance) Health(ctx context.Context) error {
+	i.sample()
+	return i.probe(ctx, wire.KindHealth)
+}
 
 func (i *Instance) probe(ctx context.Context, kind wire.Kind) error {
 	reply, err := i.client.Call(ctx, &wire.Head{Kind: kind, TimeoutMS: millis(ctx)}, nil, 0)

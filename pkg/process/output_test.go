@@ -70,15 +70,25 @@ func TestPanicSite(t *testing.T) {
 	for _, tc := range []struct {
 		name, message, file string
 		line                int
-		trace               string
+		// frames are the functions of the tenant's own.
+		frames string
+		trace  string
 	}{
-		{"a panic", "boom", "main.go", 12, "panic: boom\n\ngoroutine 1 [running]:\nmain.f(...)\n\tservice/main.go:12\nmain.main()\n\tservice/main.go:8 +0x1d"},
-		{"in the library", "runtime error: index out of range [5]", "sub/x.go", 3, "panic: runtime error: index out of range [5]\n\ngoroutine 7 [running]:\nslices.Insert()\n\tslices/slices.go:99 +0x1\nservice/sub.X()\n\tservice/sub/x.go:3 +0x2"},
-		{"a fatal error", "all goroutines are asleep - deadlock!", "main.go", 4, "fatal error: all goroutines are asleep - deadlock!\n\ngoroutine 1 [select (no cases)]:\nmain.main()\n\tservice/main.go:4 +0x1"},
-		{"an overflow", "stack overflow", "main.go", 6, "runtime: goroutine stack exceeds 1000000000-byte limit\nfatal error: stack overflow\n\ngoroutine 1 [running]:\nmain.f(0x1)\n\tservice/main.go:6 +0x2"},
-		{"nothing of ours", "x", "", 0, "panic: x\n\ngoroutine 1 [running]:\nruntime.main()\n\truntime/proc.go:1 +0x1"},
+		{"a panic", "boom", "main.go", 12, "[main.f main.main]", "panic: boom\n\ngoroutine 1 [running]:\nmain.f(...)\n\tservice/main.go:12\nmain.main()\n\tservice/main.go:8 +0x1d"},
+		{"in the library", "runtime error: index out of range [5]", "sub/x.go", 3, "[service/sub.X]", "panic: runtime error: index out of range [5]\n\ngoroutine 7 [running]:\nslices.Insert()\n\tslices/slices.go:99 +0x1\nservice/sub.X()\n\tservice/sub/x.go:3 +0x2"},
+		{"a fatal error", "all goroutines are asleep - deadlock!", "main.go", 4, "[main.main]", "fatal error: all goroutines are asleep - deadlock!\n\ngoroutine 1 [select (no cases)]:\nmain.main()\n\tservice/main.go:4 +0x1"},
+		{"an overflow", "stack overflow", "main.go", 6, "[main.f]", "runtime: goroutine stack exceeds 1000000000-byte limit\nfatal error: stack overflow\n\ngoroutine 1 [running]:\nmain.f(0x1)\n\tservice/main.go:6 +0x2"},
+		{"a method", "x", "main.go", 9, "[main.(*T).get main.main]", "panic: x\n\ngoroutine 1 [running]:\nmain.(*T).get(0xc0, {0x1, 0x2})\n\tservice/main.go:9 +0x1\ncreated by main.main in goroutine 1\n\tservice/main.go:5 +0x1"},
+		{"nothing of ours", "x", "", 0, "[]", "panic: x\n\ngoroutine 1 [running]:\nruntime.main()\n\truntime/proc.go:1 +0x1"},
 	} {
-		site := panicSite("/nonexistent", strings.Split(tc.trace, "\n"))
+		site, stack := panicSite("/nonexistent", strings.Split(tc.trace, "\n"))
+		names := []string{}
+		for _, f := range stack {
+			names = append(names, f.Function)
+		}
+		if fmt.Sprint(names) != tc.frames {
+			t.Errorf("%s: frames %v, want %s", tc.name, names, tc.frames)
+		}
 		file, line := "", 0
 		if site.File != nil {
 			file, line = *site.File, *site.Line

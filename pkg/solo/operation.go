@@ -57,6 +57,9 @@ type Parameter struct {
 	Doc    string
 }
 
+// maxWaitBody bounds the body of a wait.
+const maxWaitBody = 64 << 10
+
 // The names of the operations.
 const (
 	OpDeploy       = "deploy"
@@ -72,6 +75,10 @@ const (
 	OpHealth       = "health"
 	OpLive         = "health live"
 	OpReady        = "health ready"
+	OpExplain      = "explain"
+	OpCrashes      = "crashes"
+	OpWait         = "wait"
+	OpTree         = "tree"
 	OpShutdown     = "shutdown"
 	OpOpenAPI      = "openapi"
 )
@@ -113,6 +120,23 @@ var operations = []Operation{
 		},
 		Codes: []Code{CodeNotFound, CodeServiceError, CodeNotRunning, CodeNotReady, CodeUnavailable, CodeDeadlineExceeded},
 		Doc:   "Call a method of a service; body and content type pass through both ways."},
+	{Name: OpExplain, Method: "GET", Path: "/services/:id/explain", RPC: "Explain", Permission: PermissionRead, Resource: "services/{id}",
+		Response: reflect.TypeFor[Explanation](), Tool: true, Codes: []Code{CodeNotFound},
+		Doc: "Say why a service is in its state: the chain of events, the next automatic action, the calls that would change it."},
+	{Name: OpCrashes, Method: "GET", Path: "/services/:id/crashes", RPC: "Crashes", Permission: PermissionRead, Resource: "services/{id}",
+		Query: []Parameter{
+			{Name: "limit", Type: "integer", Doc: "1 to 1000, 100 by default."},
+			{Name: "offset", Type: "integer", Doc: "How many to pass over."},
+		},
+		Response: reflect.TypeFor[CrashList](), Tool: true, Codes: []Code{CodeNotFound},
+		Doc: "Show the last crashes of a service, oldest first: exit, panic on its own lines, last log lines, usage before the end."},
+	{Name: OpWait, Method: "POST", Path: "/wait", RPC: "Wait", Permission: PermissionRead, Resource: "services/{id}",
+		Request: reflect.TypeFor[WaitRequest](), Response: reflect.TypeFor[WaitResult](), MaxBody: maxWaitBody, Tool: true,
+		Codes: []Code{CodeNotFound, CodeTimeout},
+		Doc:   "Wait until a service has a state or a version, an event of it happened or a line was logged."},
+	{Name: OpTree, Method: "GET", Path: "/tree", RPC: "Tree", Permission: PermissionRead, Resource: "tree",
+		Response: reflect.TypeFor[TreeNode](), Tool: true,
+		Doc: "Show what runs as a tree: the daemon's parts in start order, then tenants with their services."},
 	{Name: OpEvents, Method: "GET", Path: "/events", RPC: "Watch", Permission: PermissionRead, Resource: "events",
 		Response: reflect.TypeFor[EventPage](), Streams: true, Tool: true,
 		Query: []Parameter{

@@ -120,6 +120,10 @@ type Exit struct {
 	Details map[string]any `json:"details"`
 	// Panic is the first frame of the tenant's own in the trace, where there was one.
 	Panic *PanicSite `json:"-"`
+	// Stack are all of the tenant's own frames, innermost first.
+	Stack []CallFrame `json:"-"`
+	// Usage is what was counted before the end, oldest first.
+	Usage []UsageSample `json:"-"`
 	// Instance is the number of the instance that ended.
 	Instance int `json:"-"`
 }
@@ -192,6 +196,15 @@ const (
 	EventServiceGaveUp           EventType = "service_gave_up"
 	EventServiceUnhealthy        EventType = "service_unhealthy"
 	EventServiceReady            EventType = "service_ready"
+	EventRuntimeUsageHigh        EventType = "runtime_usage_high"
+	EventConfigReloaded          EventType = "config_reloaded"
+)
+
+// Subjects of the events that are about the daemon and belong to no tenant:
+// itself, and, with a slash and its name, a part of it.
+const (
+	SubjectSystem = "system"
+	SubjectTree   = "tree"
 )
 
 // ServiceSubject is the subject of an event about a service.

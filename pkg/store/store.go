@@ -232,6 +232,17 @@ func (db *DB) Healthy() error {
 	return nil
 }
 
+// Size returns how large the file is and how much of it is free for what comes,
+// in bytes.
+func (db *DB) Size() (size, free int64) {
+	stats := db.bolt.Stats()
+	db.View(func(tx *Tx) error {
+		size = tx.Size()
+		return nil
+	})
+	return size, int64(stats.FreeAlloc)
+}
+
 // Tx is one transaction. Now is its time: UTC, and never before that of an
 // earlier change, as far as this process lives.
 type Tx struct {

@@ -55,11 +55,7 @@ func Decide(p Policy, h History, exit solo.Exit, ran, now time.Duration, jitter 
 	if p.Restart == solo.RestartTemporary || p.Restart == solo.RestartTransient && exit.Reason == solo.ReasonClean {
 		return Decision{Action: ActionStop}, h
 	}
-	window := time.Duration(p.Limits.MaxSeconds) * time.Second
-	kept := h.Restarts
-	for len(kept) > 0 && now-kept[0] >= window {
-		kept = kept[1:]
-	}
+	kept := h.Restarts[len(h.Restarts)-h.used(p, now):]
 	if len(kept) >= p.Limits.MaxRestarts {
 		return Decision{Action: ActionFail}, History{Restarts: kept, InRow: h.InRow}
 	}
@@ -71,6 +67,17 @@ func Decide(p Policy, h History, exit solo.Exit, ran, now time.Duration, jitter 
 	// A copy, so that the history of the caller stays what it was.
 	restarts := append(append(make([]time.Duration, 0, len(kept)+1), kept...), now)
 	return Decision{Action: ActionStart, Delay: delay(p.Backoff, inRow, jitter)}, History{Restarts: restarts, InRow: inRow}
+}
+
+// used counts the restarts that are still within the window.
+func (h History) used(p Policy, now time.Duration) int {
+	window := time.Duration(p.Limits.MaxSeconds) * time.Second
+	for i, at := range h.Restarts {
+		if now-at < window {
+			return len(h.Restarts) - i
+		}
+	}
+	return 0
 }
 
 func delay(b solo.Backoff, n int, jitter float64) time.Duration {

@@ -135,7 +135,13 @@ type View struct {
 	Instance Instance
 	// NextStart is when the next start is due, in backoff only.
 	NextStart time.Time
+	// Used is how many restarts count against the budget, InRow how many came since
+	// the last healthy run; both as of this view.
+	Used, InRow int
 
 	// changed closes when a newer view is there.
 	changed chan struct{}
 }
+
+// Changed closes when a newer view is there.
+func (v *View) Changed() <-chan struct{} { return v.changed }

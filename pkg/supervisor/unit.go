@@ -249,7 +249,8 @@ func (u *Unit) firstOutcome() {
 func (u *Unit) publish() {
 	old := u.view.Swap(&View{
 		Plan: u.plan, State: u.state, Ready: u.ready, Restarts: u.restarts, LastExit: u.lastExit,
-		Instance: u.inst, NextStart: u.nextStart, changed: make(chan struct{}),
+		Instance: u.inst, NextStart: u.nextStart, Used: u.history.used(u.plan.policy(), u.sup.now()), InRow: u.history.InRow,
+		changed: make(chan struct{}),
 	})
 	if old != nil {
 		close(old.changed)

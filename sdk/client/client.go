@@ -65,6 +65,10 @@ const (
 	methodLogs         = "Logs"
 	methodHealth       = "Health"
 	methodShutdown     = "Shutdown"
+	methodExplain      = "Explain"
+	methodCrashes      = "Crashes"
+	methodWait         = "Wait"
+	methodTree         = "Tree"
 	methodVerifyEvents = "VerifyEvents"
 )
 
@@ -225,6 +229,29 @@ func (c *Client) Logs(ctx context.Context, req *solov1.LogsRequest) (*solov1.Log
 // there. limit and tail are ignored; until is refused, since a stream has no end.
 func (c *Client) WatchLogs(ctx context.Context, req *solov1.LogsRequest) iter.Seq2[*solov1.LogLine, error] {
 	return watch[solov1.LogLine](ctx, c, methodLogs, req)
+}
+
+// Explain says why a service is in its state, what happens next by itself, and
+// which calls would change it.
+func (c *Client) Explain(ctx context.Context, serviceID string) (*solov1.Explanation, error) {
+	return call[solov1.Explanation](ctx, c, methodExplain, &solov1.ExplainRequest{ServiceId: serviceID})
+}
+
+// Crashes shows a page of the last crashes of a service, oldest first.
+func (c *Client) Crashes(ctx context.Context, req *solov1.CrashesRequest) (*solov1.CrashList, error) {
+	return call[solov1.CrashList](ctx, c, methodCrashes, req)
+}
+
+// Wait answers once all that the request names holds at once. A wait that took
+// too long is an [*Error] of code timeout, with the state that was reached.
+func (c *Client) Wait(ctx context.Context, req *solov1.WaitRequest) (*solov1.WaitResult, error) {
+	return call[solov1.WaitResult](ctx, c, methodWait, req)
+}
+
+// Tree shows what runs: the daemon's parts in start order, then tenants with
+// their services.
+func (c *Client) Tree(ctx context.Context) (*solov1.TreeNode, error) {
+	return call[solov1.TreeNode](ctx, c, methodTree, &solov1.TreeRequest{})
 }
 
 // Health says how the daemon is: an answer also where the daemon fails.

@@ -86,6 +86,29 @@ func requestFor(method string, in proto.Message) (*request, error) {
 		setInt(v, "limit", q.GetLimit())
 		setBool(v, "tail", q.GetTail())
 		return &request{method: "GET", path: "/logs", query: v, max: maxPage}, nil
+	case methodExplain:
+		return serviceRequest("GET", in.(*solov1.ExplainRequest).GetServiceId(), "/explain")
+	case methodCrashes:
+		q := in.(*solov1.CrashesRequest)
+		out, err := serviceRequest("GET", q.GetServiceId(), "/crashes")
+		if err != nil {
+			return nil, err
+		}
+		setInt(out.query, "limit", q.GetLimit())
+		setInt(out.query, "offset", q.GetOffset())
+		out.max = maxPage
+		return out, nil
+	case methodWait:
+		body, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("cannot encode the request: %w", err)
+		}
+		if body, err = plainNumbers(body); err != nil {
+			return nil, err
+		}
+		return &request{method: "POST", path: "/wait", contentType: jsonType, body: body, max: maxObject}, nil
+	case methodTree:
+		return &request{method: "GET", path: "/tree", max: maxPage}, nil
 	case methodVerifyEvents:
 		return &request{method: "GET", path: "/events/verify", max: maxObject}, nil
 	case methodHealth:
@@ -144,6 +167,21 @@ func setTime(v url.Values, name string, t *timestamppb.Timestamp) {
 	if t != nil {
 		v.Set(name, t.AsTime().Format(time.RFC3339Nano))
 	}
+}
+
+// plainNumbers undoes what protojson does to 64-bit integers, which it writes as
+// strings: since_id is a number in Solo's JSON.
+func plainNumbers(body []byte) ([]byte, error) {
+	var fields map[string]any
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber()
+	if err := dec.Decode(&fields); err != nil {
+		return nil, fmt.Errorf("cannot encode the request: %w", err)
+	}
+	if id, ok := fields["since_id"].(string); ok {
+		fields["since_id"] = json.Number(id)
+	}
+	return json.Marshal(fields)
 }
 
 // deployBody is the JSON of a deploy: as protojson has it, but with the source

@@ -164,6 +164,32 @@ func everyCall(t *testing.T, addr, tenant string) {
 		t.Errorf("restart: %v, %v", restarted, err)
 	}
 
+	why, err := c.Explain(ctx, "adder")
+	if err != nil || why.GetState() != "running" || why.GetNext().GetAction() != "probe" || why.GetNext().At != nil || len(why.GetChain()) == 0 || len(why.GetCalls()) == 0 {
+		t.Errorf("explain: %v, %v", why, err)
+	}
+	if err := syscall.Kill(int(restarted.GetPid()), syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	waited, err := c.Wait(ctx, &solov1.WaitRequest{ServiceId: proto.String("adder"), SinceId: proto.Uint64(0),
+		Until: &solov1.WaitUntil{State: proto.String("running"), EventType: proto.String("service_crashed")}})
+	if err != nil || waited.GetEvent().GetEventType() != "service_crashed" || waited.GetService().GetRestarts() != 1 || waited.Log != nil {
+		t.Errorf("wait: %v, %v", waited, err)
+	}
+	crashes, err := c.Crashes(ctx, &solov1.CrashesRequest{ServiceId: "adder", Limit: 5})
+	if err != nil || crashes.GetTotal() != 1 || crashes.GetCrashes()[0].GetLastExit().GetSignal() != "SIGKILL" || crashes.GetCrashes()[0].Panic != nil || len(crashes.GetCrashes()[0].GetUsageCurve()) == 0 {
+		t.Errorf("crashes: %v, %v", crashes, err)
+	}
+	e = refusal(t, "a wait in vain", second(c.Wait(ctx, &solov1.WaitRequest{ServiceId: proto.String("adder"), Until: &solov1.WaitUntil{Version: proto.Int32(9)}, TimeoutMs: proto.Int32(10)})), client.CodeTimeout)
+	if e.Details["state"] != "running" {
+		t.Errorf("details %v", e.Details)
+	}
+	refusal(t, "a wait for nothing", second(c.Wait(ctx, &solov1.WaitRequest{ServiceId: proto.String("adder")})), client.CodeInvalidRequest)
+	tree, err := c.Tree(ctx)
+	if err != nil || tree.GetKind() != "daemon" || tree.GetChildren()[len(tree.GetChildren())-1].GetName() != tenant {
+		t.Errorf("tree: %v, %v", tree, err)
+	}
+
 	page, err := c.Logs(ctx, &solov1.LogsRequest{ServiceId: "adder", Text: "adding"})
 	if err != nil || len(page.GetLogs()) != 1 || page.GetLogs()[0].GetLine() != "adding 1 2" {
 		t.Errorf("logs: %v, %v", page, err)
@@ -198,7 +224,8 @@ func everyCall(t *testing.T, addr, tenant string) {
 		t.Errorf("details %v", e.Details)
 	}
 
-	want := []string{"service_deployment_failed", "service_deployed", "service_started", "service_restarted", "service_started", "service_killed"}
+	want := []string{"service_deployment_failed", "service_deployed", "service_started", "service_restarted", "service_started",
+		"service_crashed", "service_restarted", "service_started", "service_killed"}
 	for i, kind := range want {
 		// The operator's reads cover all tenants, so others' events come between.
 		for got := range events {
@@ -215,7 +242,7 @@ func everyCall(t *testing.T, addr, tenant string) {
 		t.Errorf("the end of the stream: %v", err)
 	}
 	eventPage, err := c.Events(ctx, &solov1.WatchRequest{ServiceId: "adder", EventType: "service_started"})
-	if err != nil || len(eventPage.GetEvents()) != 2 || eventPage.GetEvents()[0].GetPayload().AsMap()["cause"] != "deploy" {
+	if err != nil || len(eventPage.GetEvents()) != 3 || eventPage.GetEvents()[0].GetPayload().AsMap()["cause"] != "deploy" {
 		t.Errorf("events: %v, %v", eventPage, err)
 	}
 	health, err := c.Health(ctx)
@@ -241,7 +268,7 @@ func everyCall(t *testing.T, addr, tenant string) {
 }
 
 func deployErr(_ *solov1.Service, err error) error  { return err }
-func second(_ *solov1.InvokeReply, err error) error { return err }
+func second(_ any, err error) error { return err }
 
 // standardServices: what any gRPC tool asks for.
 func standardServices(t *testing.T, addr string) {

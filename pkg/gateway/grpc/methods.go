@@ -230,6 +230,53 @@ func (s *Server) Invoke(ctx context.Context, m *solov1.InvokeRequest) (*solov1.I
 	return &solov1.InvokeReply{Body: reply.Body, ContentType: reply.ContentType, Metadata: reply.Metadata}, nil
 }
 
+// Explain says why a service is in its state.
+func (s *Server) Explain(ctx context.Context, m *solov1.ExplainRequest) (*solov1.Explanation, error) {
+	if err := checkID("service_id", m.ServiceId); err != nil {
+		return nil, err
+	}
+	v, err := s.cfg.Engine.Explain(ctx, caller(ctx), m.ServiceId)
+	return fill(&solov1.Explanation{}, v, err)
+}
+
+// Crashes shows the last crashes of a service.
+func (s *Server) Crashes(ctx context.Context, m *solov1.CrashesRequest) (*solov1.CrashList, error) {
+	if err := checkID("service_id", m.ServiceId); err != nil {
+		return nil, err
+	}
+	limit, err := limitOf(m.Limit)
+	if err != nil {
+		return nil, err
+	}
+	if m.Offset < 0 {
+		return nil, outOfRange("offset", 0, 1<<31-1)
+	}
+	v, err := s.cfg.Engine.Crashes(ctx, caller(ctx), m.ServiceId, limit, int(m.Offset))
+	return fill(&solov1.CrashList{}, v, err)
+}
+
+// Wait ends with the daemon, as a stream does.
+func (s *Server) Wait(ctx context.Context, m *solov1.WaitRequest) (*solov1.WaitResult, error) {
+	req := &solo.WaitRequest{ServiceID: m.ServiceId, SinceID: m.SinceId, TimeoutMS: number(m.TimeoutMs)}
+	if u := m.Until; u != nil {
+		req.Until = &solo.WaitUntil{State: u.State, Version: number(u.Version), EventType: u.EventType, LogMatch: u.LogMatch}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.streams, cancel)()
+	v, err := s.cfg.Engine.Wait(ctx, caller(ctx), req)
+	if err != nil {
+		return nil, s.ended(err)
+	}
+	return fill(&solov1.WaitResult{}, v, nil)
+}
+
+// Tree shows what runs.
+func (s *Server) Tree(ctx context.Context, _ *solov1.TreeRequest) (*solov1.TreeNode, error) {
+	v, err := s.cfg.Engine.Tree(ctx, caller(ctx))
+	return fill(&solov1.TreeNode{}, v, err)
+}
+
 // Health says how the daemon is; the details only to a caller with a proof.
 func (s *Server) Health(ctx context.Context, _ *solov1.DaemonHealthRequest) (*solov1.Health, error) {
 	h := s.cfg.Engine.Health(ctx)

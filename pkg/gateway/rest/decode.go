@@ -229,6 +229,13 @@ func scalar(tok json.Token, kind reflect.Kind) bool {
 		}
 		_, err := strconv.ParseInt(n.String(), 10, 64)
 		return err == nil
+	case reflect.Uint64:
+		n, ok := tok.(json.Number)
+		if !ok {
+			return false
+		}
+		_, err := strconv.ParseUint(n.String(), 10, 63)
+		return err == nil
 	case reflect.Float64:
 		n, ok := tok.(json.Number)
 		if !ok {
@@ -249,6 +256,8 @@ func kindName(t reflect.Type) string {
 		return "true or false"
 	case reflect.Int, reflect.Int64:
 		return "a whole number"
+	case reflect.Uint64:
+		return "a whole number that is not negative"
 	case reflect.Float64:
 		return "a number"
 	case reflect.Slice:

@@ -74,6 +74,22 @@ func (e *engine) Invoke(ctx context.Context, p solo.Principal, id string, req *s
 	}
 	return &solo.InvokeReply{Body: req.Body, ContentType: req.ContentType}, e.err
 }
+func (e *engine) Explain(_ context.Context, p solo.Principal, id string) (*solo.Explanation, error) {
+	return &solo.Explanation{ServiceID: id}, e.note("explain %s %s", p.Tenant, id)
+}
+func (e *engine) Crashes(_ context.Context, p solo.Principal, id string, limit, offset int) (*solo.CrashList, error) {
+	return &solo.CrashList{Crashes: []solo.Crash{}, Limit: limit, Offset: offset}, e.note("crashes %s %s %d %d", p.Tenant, id, limit, offset)
+}
+func (e *engine) Wait(ctx context.Context, p solo.Principal, req *solo.WaitRequest) (*solo.WaitResult, error) {
+	if req.TimeoutMS != nil {
+		<-ctx.Done() // as long as the caller waits
+		return nil, ctx.Err()
+	}
+	return &solo.WaitResult{}, e.note("wait %s %s", p.Tenant, *req.ServiceID)
+}
+func (e *engine) Tree(_ context.Context, p solo.Principal) (*solo.TreeNode, error) {
+	return &solo.TreeNode{Name: "solod", Children: []solo.TreeNode{}}, e.note("tree %s", p.Tenant)
+}
 func (e *engine) Events(_ context.Context, q solo.EventQuery) (solo.EventPage, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

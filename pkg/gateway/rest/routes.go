@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -23,6 +24,10 @@ func (s *Server) handlers() map[string]handler {
 		solo.OpRestart:      s.restart,
 		solo.OpKill:         s.kill,
 		solo.OpInvoke:       s.invoke,
+		solo.OpExplain:      s.explain,
+		solo.OpCrashes:      s.crashes,
+		solo.OpWait:         s.wait,
+		solo.OpTree:         s.tree,
 		solo.OpEvents:       s.events,
 		solo.OpEventsVerify: s.verify,
 		solo.OpLogs:         s.logs,
@@ -212,6 +217,63 @@ func headerValue(v string) bool {
 		}
 	}
 	return len(v) <= 8<<10
+}
+
+func (s *Server) explain(c *call) error {
+	id, err := c.serviceID()
+	if err != nil {
+		return err
+	}
+	out, err := s.cfg.Engine.Explain(c.Request().Context(), c.principal, id)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, out)
+}
+
+func (s *Server) crashes(c *call) error {
+	id, err := c.serviceID()
+	if err != nil {
+		return err
+	}
+	q := c.query()
+	limit := q.number("limit", solo.DefaultLimit, 1, solo.MaxLimit)
+	offset := q.number("offset", 0, 0, 1<<31-1)
+	if err := q.err(); err != nil {
+		return err
+	}
+	list, err := s.cfg.Engine.Crashes(c.Request().Context(), c.principal, id, limit, offset)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, list)
+}
+
+// wait ends with the daemon, as a stream does.
+func (s *Server) wait(c *call) error {
+	var req solo.WaitRequest
+	if err := c.json(&req); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(c.Request().Context())
+	defer cancel()
+	defer context.AfterFunc(s.streams, cancel)()
+	result, err := s.cfg.Engine.Wait(ctx, c.principal, &req)
+	if err != nil {
+		if s.streams.Err() != nil {
+			return solo.Errorf(solo.CodeShuttingDown, "the daemon is shutting down").Retry(time.Second)
+		}
+		return err
+	}
+	return c.answer(http.StatusOK, result)
+}
+
+func (s *Server) tree(c *call) error {
+	root, err := s.cfg.Engine.Tree(c.Request().Context(), c.principal)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, root)
 }
 
 func (s *Server) verify(c *call) error {

@@ -1056,6 +1056,292 @@ func (x *LogsRequest) GetFollow() bool {
 	return false
 }
 
+// ExplainRequest names the service that is explained.
+type ExplainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId     string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_solo_v1_solo_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExplainRequest) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+// CrashesRequest selects crashes.
+type CrashesRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// 1 to 1000; 100 by default.
+	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	Offset        int32 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CrashesRequest) Reset() {
+	*x = CrashesRequest{}
+	mi := &file_solo_v1_solo_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CrashesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CrashesRequest) ProtoMessage() {}
+
+func (x *CrashesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CrashesRequest.ProtoReflect.Descriptor instead.
+func (*CrashesRequest) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CrashesRequest) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *CrashesRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *CrashesRequest) GetOffset() int32 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// WaitRequest waits until all that until names holds at once.
+type WaitRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId *string                `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3,oneof" json:"service_id,omitempty"`
+	Until     *WaitUntil             `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	// An event counts when its id is higher; absent: from now on.
+	SinceId *uint64 `protobuf:"varint,3,opt,name=since_id,json=sinceId,proto3,oneof" json:"since_id,omitempty"`
+	// 30 s by default, at most 300 s.
+	TimeoutMs     *int32 `protobuf:"varint,4,opt,name=timeout_ms,json=timeoutMs,proto3,oneof" json:"timeout_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitRequest) Reset() {
+	*x = WaitRequest{}
+	mi := &file_solo_v1_solo_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitRequest) ProtoMessage() {}
+
+func (x *WaitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
+func (*WaitRequest) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *WaitRequest) GetServiceId() string {
+	if x != nil && x.ServiceId != nil {
+		return *x.ServiceId
+	}
+	return ""
+}
+
+func (x *WaitRequest) GetUntil() *WaitUntil {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *WaitRequest) GetSinceId() uint64 {
+	if x != nil && x.SinceId != nil {
+		return *x.SinceId
+	}
+	return 0
+}
+
+func (x *WaitRequest) GetTimeoutMs() int32 {
+	if x != nil && x.TimeoutMs != nil {
+		return *x.TimeoutMs
+	}
+	return 0
+}
+
+// WaitUntil is what is waited for; absent fields do not count.
+type WaitUntil struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	State     *string                `protobuf:"bytes,1,opt,name=state,proto3,oneof" json:"state,omitempty"`
+	Version   *int32                 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	EventType *string                `protobuf:"bytes,3,opt,name=event_type,json=eventType,proto3,oneof" json:"event_type,omitempty"`
+	// A text that a line of the present instance holds, or an RE2 expression that
+	// matches it.
+	LogMatch      *string `protobuf:"bytes,4,opt,name=log_match,json=logMatch,proto3,oneof" json:"log_match,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitUntil) Reset() {
+	*x = WaitUntil{}
+	mi := &file_solo_v1_solo_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitUntil) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitUntil) ProtoMessage() {}
+
+func (x *WaitUntil) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitUntil.ProtoReflect.Descriptor instead.
+func (*WaitUntil) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WaitUntil) GetState() string {
+	if x != nil && x.State != nil {
+		return *x.State
+	}
+	return ""
+}
+
+func (x *WaitUntil) GetVersion() int32 {
+	if x != nil && x.Version != nil {
+		return *x.Version
+	}
+	return 0
+}
+
+func (x *WaitUntil) GetEventType() string {
+	if x != nil && x.EventType != nil {
+		return *x.EventType
+	}
+	return ""
+}
+
+func (x *WaitUntil) GetLogMatch() string {
+	if x != nil && x.LogMatch != nil {
+		return *x.LogMatch
+	}
+	return ""
+}
+
+// TreeRequest asks for the tree.
+type TreeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TreeRequest) Reset() {
+	*x = TreeRequest{}
+	mi := &file_solo_v1_solo_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TreeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TreeRequest) ProtoMessage() {}
+
+func (x *TreeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TreeRequest.ProtoReflect.Descriptor instead.
+func (*TreeRequest) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{17}
+}
+
 // DaemonHealthRequest asks how the daemon is.
 type DaemonHealthRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1065,7 +1351,7 @@ type DaemonHealthRequest struct {
 
 func (x *DaemonHealthRequest) Reset() {
 	*x = DaemonHealthRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[13]
+	mi := &file_solo_v1_solo_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1363,7 @@ func (x *DaemonHealthRequest) String() string {
 func (*DaemonHealthRequest) ProtoMessage() {}
 
 func (x *DaemonHealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[13]
+	mi := &file_solo_v1_solo_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1376,7 @@ func (x *DaemonHealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonHealthRequest.ProtoReflect.Descriptor instead.
 func (*DaemonHealthRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{13}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{18}
 }
 
 // ShutdownRequest asks the daemon to stop.
@@ -1102,7 +1388,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[14]
+	mi := &file_solo_v1_solo_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1400,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[14]
+	mi := &file_solo_v1_solo_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1413,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{14}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{19}
 }
 
 // Service is a service as every answer shows it.
@@ -1171,7 +1457,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_solo_v1_solo_proto_msgTypes[15]
+	mi := &file_solo_v1_solo_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1469,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[15]
+	mi := &file_solo_v1_solo_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1482,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{15}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Service) GetTenantId() string {
@@ -1379,7 +1665,7 @@ type RestartLimits struct {
 
 func (x *RestartLimits) Reset() {
 	*x = RestartLimits{}
-	mi := &file_solo_v1_solo_proto_msgTypes[16]
+	mi := &file_solo_v1_solo_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1677,7 @@ func (x *RestartLimits) String() string {
 func (*RestartLimits) ProtoMessage() {}
 
 func (x *RestartLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[16]
+	mi := &file_solo_v1_solo_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1690,7 @@ func (x *RestartLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartLimits.ProtoReflect.Descriptor instead.
 func (*RestartLimits) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{16}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RestartLimits) GetMaxRestarts() int32 {
@@ -1436,7 +1722,7 @@ type Backoff struct {
 
 func (x *Backoff) Reset() {
 	*x = Backoff{}
-	mi := &file_solo_v1_solo_proto_msgTypes[17]
+	mi := &file_solo_v1_solo_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1734,7 @@ func (x *Backoff) String() string {
 func (*Backoff) ProtoMessage() {}
 
 func (x *Backoff) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[17]
+	mi := &file_solo_v1_solo_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1747,7 @@ func (x *Backoff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backoff.ProtoReflect.Descriptor instead.
 func (*Backoff) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{17}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Backoff) GetInitialMs() int32 {
@@ -1512,7 +1798,7 @@ type HealthPolicy struct {
 
 func (x *HealthPolicy) Reset() {
 	*x = HealthPolicy{}
-	mi := &file_solo_v1_solo_proto_msgTypes[18]
+	mi := &file_solo_v1_solo_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1810,7 @@ func (x *HealthPolicy) String() string {
 func (*HealthPolicy) ProtoMessage() {}
 
 func (x *HealthPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[18]
+	mi := &file_solo_v1_solo_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1823,7 @@ func (x *HealthPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthPolicy.ProtoReflect.Descriptor instead.
 func (*HealthPolicy) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{18}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HealthPolicy) GetStartTimeoutMs() int32 {
@@ -1585,7 +1871,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_solo_v1_solo_proto_msgTypes[19]
+	mi := &file_solo_v1_solo_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1883,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[19]
+	mi := &file_solo_v1_solo_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1896,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{19}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Limits) GetMemoryMb() int32 {
@@ -1668,7 +1954,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_solo_v1_solo_proto_msgTypes[20]
+	mi := &file_solo_v1_solo_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1966,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[20]
+	mi := &file_solo_v1_solo_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1979,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{20}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Usage) GetMemoryBytes() uint64 {
@@ -1746,7 +2032,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_solo_v1_solo_proto_msgTypes[21]
+	mi := &file_solo_v1_solo_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +2044,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[21]
+	mi := &file_solo_v1_solo_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +2057,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{21}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Exit) GetReason() string {
@@ -1843,7 +2129,7 @@ type Build struct {
 
 func (x *Build) Reset() {
 	*x = Build{}
-	mi := &file_solo_v1_solo_proto_msgTypes[22]
+	mi := &file_solo_v1_solo_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +2141,7 @@ func (x *Build) String() string {
 func (*Build) ProtoMessage() {}
 
 func (x *Build) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[22]
+	mi := &file_solo_v1_solo_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +2154,7 @@ func (x *Build) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Build.ProtoReflect.Descriptor instead.
 func (*Build) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{22}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Build) GetCached() bool {
@@ -1912,7 +2198,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_solo_v1_solo_proto_msgTypes[23]
+	mi := &file_solo_v1_solo_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2210,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[23]
+	mi := &file_solo_v1_solo_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2223,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{23}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Diagnostic) GetFile() string {
@@ -2009,7 +2295,7 @@ type ServiceList struct {
 
 func (x *ServiceList) Reset() {
 	*x = ServiceList{}
-	mi := &file_solo_v1_solo_proto_msgTypes[24]
+	mi := &file_solo_v1_solo_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2307,7 @@ func (x *ServiceList) String() string {
 func (*ServiceList) ProtoMessage() {}
 
 func (x *ServiceList) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[24]
+	mi := &file_solo_v1_solo_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2320,7 @@ func (x *ServiceList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceList.ProtoReflect.Descriptor instead.
 func (*ServiceList) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{24}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ServiceList) GetServices() []*Service {
@@ -2079,7 +2365,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_solo_v1_solo_proto_msgTypes[25]
+	mi := &file_solo_v1_solo_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2377,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[25]
+	mi := &file_solo_v1_solo_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2390,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{25}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CheckResult) GetOk() bool {
@@ -2154,7 +2440,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_solo_v1_solo_proto_msgTypes[26]
+	mi := &file_solo_v1_solo_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2452,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[26]
+	mi := &file_solo_v1_solo_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2465,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{26}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Change) GetField() string {
@@ -2215,7 +2501,7 @@ type KillResult struct {
 
 func (x *KillResult) Reset() {
 	*x = KillResult{}
-	mi := &file_solo_v1_solo_proto_msgTypes[27]
+	mi := &file_solo_v1_solo_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2513,7 @@ func (x *KillResult) String() string {
 func (*KillResult) ProtoMessage() {}
 
 func (x *KillResult) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[27]
+	mi := &file_solo_v1_solo_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2526,7 @@ func (x *KillResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResult.ProtoReflect.Descriptor instead.
 func (*KillResult) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{27}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *KillResult) GetServiceId() string {
@@ -2278,7 +2564,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_solo_v1_solo_proto_msgTypes[28]
+	mi := &file_solo_v1_solo_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2576,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[28]
+	mi := &file_solo_v1_solo_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2589,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{28}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Event) GetId() uint64 {
@@ -2376,7 +2662,7 @@ type EventPage struct {
 
 func (x *EventPage) Reset() {
 	*x = EventPage{}
-	mi := &file_solo_v1_solo_proto_msgTypes[29]
+	mi := &file_solo_v1_solo_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2674,7 @@ func (x *EventPage) String() string {
 func (*EventPage) ProtoMessage() {}
 
 func (x *EventPage) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[29]
+	mi := &file_solo_v1_solo_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2687,7 @@ func (x *EventPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventPage.ProtoReflect.Descriptor instead.
 func (*EventPage) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{29}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EventPage) GetEvents() []*Event {
@@ -2441,7 +2727,7 @@ type VerifyReport struct {
 
 func (x *VerifyReport) Reset() {
 	*x = VerifyReport{}
-	mi := &file_solo_v1_solo_proto_msgTypes[30]
+	mi := &file_solo_v1_solo_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2739,7 @@ func (x *VerifyReport) String() string {
 func (*VerifyReport) ProtoMessage() {}
 
 func (x *VerifyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[30]
+	mi := &file_solo_v1_solo_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2752,7 @@ func (x *VerifyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReport.ProtoReflect.Descriptor instead.
 func (*VerifyReport) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{30}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VerifyReport) GetOk() bool {
@@ -2524,7 +2810,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_solo_v1_solo_proto_msgTypes[31]
+	mi := &file_solo_v1_solo_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +2822,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[31]
+	mi := &file_solo_v1_solo_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2835,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{31}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LogLine) GetId() uint64 {
@@ -2627,7 +2913,7 @@ type LogPage struct {
 
 func (x *LogPage) Reset() {
 	*x = LogPage{}
-	mi := &file_solo_v1_solo_proto_msgTypes[32]
+	mi := &file_solo_v1_solo_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2925,7 @@ func (x *LogPage) String() string {
 func (*LogPage) ProtoMessage() {}
 
 func (x *LogPage) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[32]
+	mi := &file_solo_v1_solo_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2938,7 @@ func (x *LogPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPage.ProtoReflect.Descriptor instead.
 func (*LogPage) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{32}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogPage) GetLogs() []*LogLine {
@@ -2667,6 +2953,869 @@ func (x *LogPage) GetNextSinceId() uint64 {
 		return x.NextSinceId
 	}
 	return 0
+}
+
+// Explanation says why a service is in its state, and what can be done.
+type Explanation struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ServiceId string                 `protobuf:"bytes,1,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	State     string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Ready     bool                   `protobuf:"varint,3,opt,name=ready,proto3" json:"ready,omitempty"`
+	Version   int32                  `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	// One sentence for people.
+	Summary string `protobuf:"bytes,5,opt,name=summary,proto3" json:"summary,omitempty"`
+	// The events that led to the state, each the cause of the next, oldest first.
+	Chain         []*Event         `protobuf:"bytes,6,rep,name=chain,proto3" json:"chain,omitempty"`
+	LastExit      *Exit            `protobuf:"bytes,7,opt,name=last_exit,json=lastExit,proto3" json:"last_exit,omitempty"`
+	Budget        *Budget          `protobuf:"bytes,8,opt,name=budget,proto3" json:"budget,omitempty"`
+	Next          *NextAction      `protobuf:"bytes,9,opt,name=next,proto3" json:"next,omitempty"`
+	Calls         []*SuggestedCall `protobuf:"bytes,10,rep,name=calls,proto3" json:"calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation) Reset() {
+	*x = Explanation{}
+	mi := &file_solo_v1_solo_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation) ProtoMessage() {}
+
+func (x *Explanation) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
+func (*Explanation) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Explanation) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *Explanation) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Explanation) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *Explanation) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Explanation) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *Explanation) GetChain() []*Event {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *Explanation) GetLastExit() *Exit {
+	if x != nil {
+		return x.LastExit
+	}
+	return nil
+}
+
+func (x *Explanation) GetBudget() *Budget {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
+func (x *Explanation) GetNext() *NextAction {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+func (x *Explanation) GetCalls() []*SuggestedCall {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+// Budget is how much of the restart limits is used.
+type Budget struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Used        int32                  `protobuf:"varint,1,opt,name=used,proto3" json:"used,omitempty"`
+	MaxRestarts int32                  `protobuf:"varint,2,opt,name=max_restarts,json=maxRestarts,proto3" json:"max_restarts,omitempty"`
+	MaxSeconds  int32                  `protobuf:"varint,3,opt,name=max_seconds,json=maxSeconds,proto3" json:"max_seconds,omitempty"`
+	// Restarts since the last healthy run.
+	InRow         int32 `protobuf:"varint,4,opt,name=in_row,json=inRow,proto3" json:"in_row,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Budget) Reset() {
+	*x = Budget{}
+	mi := &file_solo_v1_solo_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Budget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Budget) ProtoMessage() {}
+
+func (x *Budget) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Budget.ProtoReflect.Descriptor instead.
+func (*Budget) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Budget) GetUsed() int32 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *Budget) GetMaxRestarts() int32 {
+	if x != nil {
+		return x.MaxRestarts
+	}
+	return 0
+}
+
+func (x *Budget) GetMaxSeconds() int32 {
+	if x != nil {
+		return x.MaxSeconds
+	}
+	return 0
+}
+
+func (x *Budget) GetInRow() int32 {
+	if x != nil {
+		return x.InRow
+	}
+	return 0
+}
+
+// NextAction is what the daemon does next by itself.
+type NextAction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// none, start, wait or probe.
+	Action        string                 `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	Why           string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NextAction) Reset() {
+	*x = NextAction{}
+	mi := &file_solo_v1_solo_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NextAction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NextAction) ProtoMessage() {}
+
+func (x *NextAction) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NextAction.ProtoReflect.Descriptor instead.
+func (*NextAction) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *NextAction) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *NextAction) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *NextAction) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+// SuggestedCall is a call that changes a state.
+type SuggestedCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Method        string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Command       string                 `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
+	Effect        string                 `protobuf:"bytes,4,opt,name=effect,proto3" json:"effect,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuggestedCall) Reset() {
+	*x = SuggestedCall{}
+	mi := &file_solo_v1_solo_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuggestedCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuggestedCall) ProtoMessage() {}
+
+func (x *SuggestedCall) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuggestedCall.ProtoReflect.Descriptor instead.
+func (*SuggestedCall) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SuggestedCall) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *SuggestedCall) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SuggestedCall) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *SuggestedCall) GetEffect() string {
+	if x != nil {
+		return x.Effect
+	}
+	return ""
+}
+
+// CrashList is a page of a service's crashes, oldest first.
+type CrashList struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Crashes       []*Crash               `protobuf:"bytes,1,rep,name=crashes,proto3" json:"crashes,omitempty"`
+	Total         int32                  `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	Limit         int32                  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Offset        int32                  `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CrashList) Reset() {
+	*x = CrashList{}
+	mi := &file_solo_v1_solo_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CrashList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CrashList) ProtoMessage() {}
+
+func (x *CrashList) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CrashList.ProtoReflect.Descriptor instead.
+func (*CrashList) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *CrashList) GetCrashes() []*Crash {
+	if x != nil {
+		return x.Crashes
+	}
+	return nil
+}
+
+func (x *CrashList) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *CrashList) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *CrashList) GetOffset() int32 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// Crash is one end of an instance that nobody asked for, kept whole.
+type Crash struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Instance int32                  `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	Version  int32                  `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	At       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	LastExit *Exit                  `protobuf:"bytes,4,opt,name=last_exit,json=lastExit,proto3" json:"last_exit,omitempty"`
+	Panic    *PanicTrace            `protobuf:"bytes,5,opt,name=panic,proto3" json:"panic,omitempty"`
+	LogTail  []string               `protobuf:"bytes,6,rep,name=log_tail,json=logTail,proto3" json:"log_tail,omitempty"`
+	// Oldest first.
+	UsageCurve []*UsageSample `protobuf:"bytes,7,rep,name=usage_curve,json=usageCurve,proto3" json:"usage_curve,omitempty"`
+	// The causes that led here, the crash and what came of it, oldest first.
+	Events        []*Event `protobuf:"bytes,8,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Crash) Reset() {
+	*x = Crash{}
+	mi := &file_solo_v1_solo_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Crash) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Crash) ProtoMessage() {}
+
+func (x *Crash) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Crash.ProtoReflect.Descriptor instead.
+func (*Crash) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Crash) GetInstance() int32 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
+}
+
+func (x *Crash) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Crash) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Crash) GetLastExit() *Exit {
+	if x != nil {
+		return x.LastExit
+	}
+	return nil
+}
+
+func (x *Crash) GetPanic() *PanicTrace {
+	if x != nil {
+		return x.Panic
+	}
+	return nil
+}
+
+func (x *Crash) GetLogTail() []string {
+	if x != nil {
+		return x.LogTail
+	}
+	return nil
+}
+
+func (x *Crash) GetUsageCurve() []*UsageSample {
+	if x != nil {
+		return x.UsageCurve
+	}
+	return nil
+}
+
+func (x *Crash) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+// PanicTrace is a Go trace cut to the version's own lines, innermost first.
+type PanicTrace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	File          *string                `protobuf:"bytes,2,opt,name=file,proto3,oneof" json:"file,omitempty"`
+	Line          *int32                 `protobuf:"varint,3,opt,name=line,proto3,oneof" json:"line,omitempty"`
+	Stack         []*CallFrame           `protobuf:"bytes,4,rep,name=stack,proto3" json:"stack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PanicTrace) Reset() {
+	*x = PanicTrace{}
+	mi := &file_solo_v1_solo_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PanicTrace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PanicTrace) ProtoMessage() {}
+
+func (x *PanicTrace) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PanicTrace.ProtoReflect.Descriptor instead.
+func (*PanicTrace) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *PanicTrace) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *PanicTrace) GetFile() string {
+	if x != nil && x.File != nil {
+		return *x.File
+	}
+	return ""
+}
+
+func (x *PanicTrace) GetLine() int32 {
+	if x != nil && x.Line != nil {
+		return *x.Line
+	}
+	return 0
+}
+
+func (x *PanicTrace) GetStack() []*CallFrame {
+	if x != nil {
+		return x.Stack
+	}
+	return nil
+}
+
+// CallFrame is one line of a trace.
+type CallFrame struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Function      string                 `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	File          string                 `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	Line          int32                  `protobuf:"varint,3,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallFrame) Reset() {
+	*x = CallFrame{}
+	mi := &file_solo_v1_solo_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallFrame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallFrame) ProtoMessage() {}
+
+func (x *CallFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallFrame.ProtoReflect.Descriptor instead.
+func (*CallFrame) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *CallFrame) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *CallFrame) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *CallFrame) GetLine() int32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+// UsageSample is what the kernel had counted at one moment.
+type UsageSample struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	MemoryBytes   uint64                 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	CpuUsec       uint64                 `protobuf:"varint,3,opt,name=cpu_usec,json=cpuUsec,proto3" json:"cpu_usec,omitempty"`
+	Pids          uint64                 `protobuf:"varint,4,opt,name=pids,proto3" json:"pids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageSample) Reset() {
+	*x = UsageSample{}
+	mi := &file_solo_v1_solo_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageSample) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageSample) ProtoMessage() {}
+
+func (x *UsageSample) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageSample.ProtoReflect.Descriptor instead.
+func (*UsageSample) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *UsageSample) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *UsageSample) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *UsageSample) GetCpuUsec() uint64 {
+	if x != nil {
+		return x.CpuUsec
+	}
+	return 0
+}
+
+func (x *UsageSample) GetPids() uint64 {
+	if x != nil {
+		return x.Pids
+	}
+	return 0
+}
+
+// WaitResult is the evidence that a wait ended with.
+type WaitResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WaitedMs      int64                  `protobuf:"varint,1,opt,name=waited_ms,json=waitedMs,proto3" json:"waited_ms,omitempty"`
+	Service       *Service               `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Event         *Event                 `protobuf:"bytes,3,opt,name=event,proto3" json:"event,omitempty"`
+	Log           *LogLine               `protobuf:"bytes,4,opt,name=log,proto3" json:"log,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitResult) Reset() {
+	*x = WaitResult{}
+	mi := &file_solo_v1_solo_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitResult) ProtoMessage() {}
+
+func (x *WaitResult) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitResult.ProtoReflect.Descriptor instead.
+func (*WaitResult) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *WaitResult) GetWaitedMs() int64 {
+	if x != nil {
+		return x.WaitedMs
+	}
+	return 0
+}
+
+func (x *WaitResult) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *WaitResult) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *WaitResult) GetLog() *LogLine {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+// TreeNode is one part of what runs, with what it supervises.
+type TreeNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// daemon, part, tenant or service.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// one_for_one, rest_for_one or, of a service, its restart type.
+	Strategy      string                 `protobuf:"bytes,3,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	Restarts      int32                  `protobuf:"varint,5,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	Detail        string                 `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	Children      []*TreeNode            `protobuf:"bytes,8,rep,name=children,proto3" json:"children,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TreeNode) Reset() {
+	*x = TreeNode{}
+	mi := &file_solo_v1_solo_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TreeNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TreeNode) ProtoMessage() {}
+
+func (x *TreeNode) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TreeNode.ProtoReflect.Descriptor instead.
+func (*TreeNode) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *TreeNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TreeNode) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TreeNode) GetStrategy() string {
+	if x != nil {
+		return x.Strategy
+	}
+	return ""
+}
+
+func (x *TreeNode) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *TreeNode) GetRestarts() int32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *TreeNode) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *TreeNode) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *TreeNode) GetChildren() []*TreeNode {
+	if x != nil {
+		return x.Children
+	}
+	return nil
 }
 
 // Health is how the daemon is.
@@ -2688,7 +3837,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_solo_v1_solo_proto_msgTypes[33]
+	mi := &file_solo_v1_solo_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +3849,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[33]
+	mi := &file_solo_v1_solo_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +3862,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{33}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Health) GetStatus() string {
@@ -2784,7 +3933,7 @@ type Component struct {
 
 func (x *Component) Reset() {
 	*x = Component{}
-	mi := &file_solo_v1_solo_proto_msgTypes[34]
+	mi := &file_solo_v1_solo_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2796,7 +3945,7 @@ func (x *Component) String() string {
 func (*Component) ProtoMessage() {}
 
 func (x *Component) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[34]
+	mi := &file_solo_v1_solo_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2809,7 +3958,7 @@ func (x *Component) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Component.ProtoReflect.Descriptor instead.
 func (*Component) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{34}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Component) GetStatus() string {
@@ -2837,7 +3986,7 @@ type Layer struct {
 
 func (x *Layer) Reset() {
 	*x = Layer{}
-	mi := &file_solo_v1_solo_proto_msgTypes[35]
+	mi := &file_solo_v1_solo_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +3998,7 @@ func (x *Layer) String() string {
 func (*Layer) ProtoMessage() {}
 
 func (x *Layer) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[35]
+	mi := &file_solo_v1_solo_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +4011,7 @@ func (x *Layer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Layer.ProtoReflect.Descriptor instead.
 func (*Layer) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{35}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Layer) GetOn() bool {
@@ -2890,7 +4039,7 @@ type EventStats struct {
 
 func (x *EventStats) Reset() {
 	*x = EventStats{}
-	mi := &file_solo_v1_solo_proto_msgTypes[36]
+	mi := &file_solo_v1_solo_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +4051,7 @@ func (x *EventStats) String() string {
 func (*EventStats) ProtoMessage() {}
 
 func (x *EventStats) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[36]
+	mi := &file_solo_v1_solo_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +4064,7 @@ func (x *EventStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventStats.ProtoReflect.Descriptor instead.
 func (*EventStats) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{36}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *EventStats) GetLastId() uint64 {
@@ -2946,7 +4095,7 @@ type WarmUp struct {
 
 func (x *WarmUp) Reset() {
 	*x = WarmUp{}
-	mi := &file_solo_v1_solo_proto_msgTypes[37]
+	mi := &file_solo_v1_solo_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2958,7 +4107,7 @@ func (x *WarmUp) String() string {
 func (*WarmUp) ProtoMessage() {}
 
 func (x *WarmUp) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[37]
+	mi := &file_solo_v1_solo_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2971,7 +4120,7 @@ func (x *WarmUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmUp.ProtoReflect.Descriptor instead.
 func (*WarmUp) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{37}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *WarmUp) GetState() string {
@@ -3012,7 +4161,7 @@ type ShutdownResult struct {
 
 func (x *ShutdownResult) Reset() {
 	*x = ShutdownResult{}
-	mi := &file_solo_v1_solo_proto_msgTypes[38]
+	mi := &file_solo_v1_solo_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +4173,7 @@ func (x *ShutdownResult) String() string {
 func (*ShutdownResult) ProtoMessage() {}
 
 func (x *ShutdownResult) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[38]
+	mi := &file_solo_v1_solo_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +4186,7 @@ func (x *ShutdownResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResult.ProtoReflect.Descriptor instead.
 func (*ShutdownResult) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{38}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ShutdownResult) GetStatus() string {
@@ -3193,7 +4342,38 @@ const file_solo_v1_solo_proto_rawDesc = "" +
 	"\x04tail\x18\t \x01(\bR\x04tail\x12\x16\n" +
 	"\x06follow\x18\n" +
 	" \x01(\bR\x06followB\v\n" +
-	"\t_since_id\"\x15\n" +
+	"\t_since_id\"/\n" +
+	"\x0eExplainRequest\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\"]\n" +
+	"\x0eCrashesRequest\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x05R\x06offset\"\xca\x01\n" +
+	"\vWaitRequest\x12\"\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tH\x00R\tserviceId\x88\x01\x01\x12(\n" +
+	"\x05until\x18\x02 \x01(\v2\x12.solo.v1.WaitUntilR\x05until\x12\x1e\n" +
+	"\bsince_id\x18\x03 \x01(\x04H\x01R\asinceId\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"timeout_ms\x18\x04 \x01(\x05H\x02R\ttimeoutMs\x88\x01\x01B\r\n" +
+	"\v_service_idB\v\n" +
+	"\t_since_idB\r\n" +
+	"\v_timeout_ms\"\xbe\x01\n" +
+	"\tWaitUntil\x12\x19\n" +
+	"\x05state\x18\x01 \x01(\tH\x00R\x05state\x88\x01\x01\x12\x1d\n" +
+	"\aversion\x18\x02 \x01(\x05H\x01R\aversion\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"event_type\x18\x03 \x01(\tH\x02R\teventType\x88\x01\x01\x12 \n" +
+	"\tlog_match\x18\x04 \x01(\tH\x03R\blogMatch\x88\x01\x01B\b\n" +
+	"\x06_stateB\n" +
+	"\n" +
+	"\b_versionB\r\n" +
+	"\v_event_typeB\f\n" +
+	"\n" +
+	"_log_match\"\r\n" +
+	"\vTreeRequest\"\x15\n" +
 	"\x13DaemonHealthRequest\"\x11\n" +
 	"\x0fShutdownRequest\"\xce\b\n" +
 	"\aService\x12\x1b\n" +
@@ -3350,7 +4530,84 @@ const file_solo_v1_solo_proto_rawDesc = "" +
 	"\ttruncated\x18\t \x01(\bR\ttruncated\"S\n" +
 	"\aLogPage\x12$\n" +
 	"\x04logs\x18\x01 \x03(\v2\x10.solo.v1.LogLineR\x04logs\x12\"\n" +
-	"\rnext_since_id\x18\x02 \x01(\x04R\vnextSinceId\"\xc4\x04\n" +
+	"\rnext_since_id\x18\x02 \x01(\x04R\vnextSinceId\"\xde\x02\n" +
+	"\vExplanation\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x01 \x01(\tR\tserviceId\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
+	"\x05ready\x18\x03 \x01(\bR\x05ready\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x05R\aversion\x12\x18\n" +
+	"\asummary\x18\x05 \x01(\tR\asummary\x12$\n" +
+	"\x05chain\x18\x06 \x03(\v2\x0e.solo.v1.EventR\x05chain\x12*\n" +
+	"\tlast_exit\x18\a \x01(\v2\r.solo.v1.ExitR\blastExit\x12'\n" +
+	"\x06budget\x18\b \x01(\v2\x0f.solo.v1.BudgetR\x06budget\x12'\n" +
+	"\x04next\x18\t \x01(\v2\x13.solo.v1.NextActionR\x04next\x12,\n" +
+	"\x05calls\x18\n" +
+	" \x03(\v2\x16.solo.v1.SuggestedCallR\x05calls\"w\n" +
+	"\x06Budget\x12\x12\n" +
+	"\x04used\x18\x01 \x01(\x05R\x04used\x12!\n" +
+	"\fmax_restarts\x18\x02 \x01(\x05R\vmaxRestarts\x12\x1f\n" +
+	"\vmax_seconds\x18\x03 \x01(\x05R\n" +
+	"maxSeconds\x12\x15\n" +
+	"\x06in_row\x18\x04 \x01(\x05R\x05inRow\"b\n" +
+	"\n" +
+	"NextAction\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"m\n" +
+	"\rSuggestedCall\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x18\n" +
+	"\acommand\x18\x03 \x01(\tR\acommand\x12\x16\n" +
+	"\x06effect\x18\x04 \x01(\tR\x06effect\"y\n" +
+	"\tCrashList\x12(\n" +
+	"\acrashes\x18\x01 \x03(\v2\x0e.solo.v1.CrashR\acrashes\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x05R\x05total\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x05R\x06offset\"\xba\x02\n" +
+	"\x05Crash\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\x05R\binstance\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x05R\aversion\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12*\n" +
+	"\tlast_exit\x18\x04 \x01(\v2\r.solo.v1.ExitR\blastExit\x12)\n" +
+	"\x05panic\x18\x05 \x01(\v2\x13.solo.v1.PanicTraceR\x05panic\x12\x19\n" +
+	"\blog_tail\x18\x06 \x03(\tR\alogTail\x125\n" +
+	"\vusage_curve\x18\a \x03(\v2\x14.solo.v1.UsageSampleR\n" +
+	"usageCurve\x12&\n" +
+	"\x06events\x18\b \x03(\v2\x0e.solo.v1.EventR\x06events\"\x94\x01\n" +
+	"\n" +
+	"PanicTrace\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\x12\x17\n" +
+	"\x04file\x18\x02 \x01(\tH\x00R\x04file\x88\x01\x01\x12\x17\n" +
+	"\x04line\x18\x03 \x01(\x05H\x01R\x04line\x88\x01\x01\x12(\n" +
+	"\x05stack\x18\x04 \x03(\v2\x12.solo.v1.CallFrameR\x05stackB\a\n" +
+	"\x05_fileB\a\n" +
+	"\x05_line\"O\n" +
+	"\tCallFrame\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x12\n" +
+	"\x04line\x18\x03 \x01(\x05R\x04line\"\x8b\x01\n" +
+	"\vUsageSample\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12!\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x04R\vmemoryBytes\x12\x19\n" +
+	"\bcpu_usec\x18\x03 \x01(\x04R\acpuUsec\x12\x12\n" +
+	"\x04pids\x18\x04 \x01(\x04R\x04pids\"\x9f\x01\n" +
+	"\n" +
+	"WaitResult\x12\x1b\n" +
+	"\twaited_ms\x18\x01 \x01(\x03R\bwaitedMs\x12*\n" +
+	"\aservice\x18\x02 \x01(\v2\x10.solo.v1.ServiceR\aservice\x12$\n" +
+	"\x05event\x18\x03 \x01(\v2\x0e.solo.v1.EventR\x05event\x12\"\n" +
+	"\x03log\x18\x04 \x01(\v2\x10.solo.v1.LogLineR\x03log\"\x82\x02\n" +
+	"\bTreeNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1a\n" +
+	"\bstrategy\x18\x03 \x01(\tR\bstrategy\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x1a\n" +
+	"\brestarts\x18\x05 \x01(\x05R\brestarts\x129\n" +
+	"\n" +
+	"started_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x16\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\x12-\n" +
+	"\bchildren\x18\b \x03(\v2\x11.solo.v1.TreeNodeR\bchildren\"\xc4\x04\n" +
 	"\x06Health\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12(\n" +
@@ -3387,7 +4644,7 @@ const file_solo_v1_solo_proto_rawDesc = "" +
 	"\x05total\x18\x03 \x01(\x05R\x05total\x12\x16\n" +
 	"\x06detail\x18\x04 \x01(\tR\x06detail\"(\n" +
 	"\x0eShutdownResult\x12\x16\n" +
-	"\x06status\x18\x01 \x01(\tR\x06status2\xd6\x04\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status2\xac\x06\n" +
 	"\x04Solo\x122\n" +
 	"\x06Deploy\x12\x16.solo.v1.DeployRequest\x1a\x10.solo.v1.Service\x125\n" +
 	"\x05Check\x12\x16.solo.v1.DeployRequest\x1a\x14.solo.v1.CheckResult\x121\n" +
@@ -3397,7 +4654,11 @@ const file_solo_v1_solo_proto_rawDesc = "" +
 	"\aRestart\x12\x17.solo.v1.RestartRequest\x1a\x10.solo.v1.Service\x120\n" +
 	"\x05Watch\x12\x15.solo.v1.WatchRequest\x1a\x0e.solo.v1.Event0\x01\x126\n" +
 	"\x06Invoke\x12\x16.solo.v1.InvokeRequest\x1a\x14.solo.v1.InvokeReply\x120\n" +
-	"\x04Logs\x12\x14.solo.v1.LogsRequest\x1a\x10.solo.v1.LogLine0\x01\x127\n" +
+	"\x04Logs\x12\x14.solo.v1.LogsRequest\x1a\x10.solo.v1.LogLine0\x01\x128\n" +
+	"\aExplain\x12\x17.solo.v1.ExplainRequest\x1a\x14.solo.v1.Explanation\x126\n" +
+	"\aCrashes\x12\x17.solo.v1.CrashesRequest\x1a\x12.solo.v1.CrashList\x121\n" +
+	"\x04Wait\x12\x14.solo.v1.WaitRequest\x1a\x13.solo.v1.WaitResult\x12/\n" +
+	"\x04Tree\x12\x14.solo.v1.TreeRequest\x1a\x11.solo.v1.TreeNode\x127\n" +
 	"\x06Health\x12\x1c.solo.v1.DaemonHealthRequest\x1a\x0f.solo.v1.Health\x12=\n" +
 	"\bShutdown\x12\x18.solo.v1.ShutdownRequest\x1a\x17.solo.v1.ShutdownResultB/Z-github.com/solo-run/solo/proto/solo/v1;solov1b\x06proto3"
 
@@ -3413,7 +4674,7 @@ func file_solo_v1_solo_proto_rawDescGZIP() []byte {
 	return file_solo_v1_solo_proto_rawDescData
 }
 
-var file_solo_v1_solo_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_solo_v1_solo_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_solo_v1_solo_proto_goTypes = []any{
 	(*DeployRequest)(nil),         // 0: solo.v1.DeployRequest
 	(*RestartLimitsRequest)(nil),  // 1: solo.v1.RestartLimitsRequest
@@ -3428,119 +4689,163 @@ var file_solo_v1_solo_proto_goTypes = []any{
 	(*InvokeRequest)(nil),         // 10: solo.v1.InvokeRequest
 	(*InvokeReply)(nil),           // 11: solo.v1.InvokeReply
 	(*LogsRequest)(nil),           // 12: solo.v1.LogsRequest
-	(*DaemonHealthRequest)(nil),   // 13: solo.v1.DaemonHealthRequest
-	(*ShutdownRequest)(nil),       // 14: solo.v1.ShutdownRequest
-	(*Service)(nil),               // 15: solo.v1.Service
-	(*RestartLimits)(nil),         // 16: solo.v1.RestartLimits
-	(*Backoff)(nil),               // 17: solo.v1.Backoff
-	(*HealthPolicy)(nil),          // 18: solo.v1.HealthPolicy
-	(*Limits)(nil),                // 19: solo.v1.Limits
-	(*Usage)(nil),                 // 20: solo.v1.Usage
-	(*Exit)(nil),                  // 21: solo.v1.Exit
-	(*Build)(nil),                 // 22: solo.v1.Build
-	(*Diagnostic)(nil),            // 23: solo.v1.Diagnostic
-	(*ServiceList)(nil),           // 24: solo.v1.ServiceList
-	(*CheckResult)(nil),           // 25: solo.v1.CheckResult
-	(*Change)(nil),                // 26: solo.v1.Change
-	(*KillResult)(nil),            // 27: solo.v1.KillResult
-	(*Event)(nil),                 // 28: solo.v1.Event
-	(*EventPage)(nil),             // 29: solo.v1.EventPage
-	(*VerifyReport)(nil),          // 30: solo.v1.VerifyReport
-	(*LogLine)(nil),               // 31: solo.v1.LogLine
-	(*LogPage)(nil),               // 32: solo.v1.LogPage
-	(*Health)(nil),                // 33: solo.v1.Health
-	(*Component)(nil),             // 34: solo.v1.Component
-	(*Layer)(nil),                 // 35: solo.v1.Layer
-	(*EventStats)(nil),            // 36: solo.v1.EventStats
-	(*WarmUp)(nil),                // 37: solo.v1.WarmUp
-	(*ShutdownResult)(nil),        // 38: solo.v1.ShutdownResult
-	nil,                           // 39: solo.v1.DeployRequest.FilesEntry
-	nil,                           // 40: solo.v1.DeployRequest.EnvEntry
-	nil,                           // 41: solo.v1.DeployRequest.MetadataEntry
-	nil,                           // 42: solo.v1.InvokeRequest.MetadataEntry
-	nil,                           // 43: solo.v1.InvokeReply.MetadataEntry
-	nil,                           // 44: solo.v1.Service.IsolationEntry
-	nil,                           // 45: solo.v1.Service.MetadataEntry
-	nil,                           // 46: solo.v1.Health.ComponentsEntry
-	nil,                           // 47: solo.v1.Health.IsolationEntry
-	nil,                           // 48: solo.v1.Health.ServicesEntry
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 50: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 51: google.protobuf.Value
+	(*ExplainRequest)(nil),        // 13: solo.v1.ExplainRequest
+	(*CrashesRequest)(nil),        // 14: solo.v1.CrashesRequest
+	(*WaitRequest)(nil),           // 15: solo.v1.WaitRequest
+	(*WaitUntil)(nil),             // 16: solo.v1.WaitUntil
+	(*TreeRequest)(nil),           // 17: solo.v1.TreeRequest
+	(*DaemonHealthRequest)(nil),   // 18: solo.v1.DaemonHealthRequest
+	(*ShutdownRequest)(nil),       // 19: solo.v1.ShutdownRequest
+	(*Service)(nil),               // 20: solo.v1.Service
+	(*RestartLimits)(nil),         // 21: solo.v1.RestartLimits
+	(*Backoff)(nil),               // 22: solo.v1.Backoff
+	(*HealthPolicy)(nil),          // 23: solo.v1.HealthPolicy
+	(*Limits)(nil),                // 24: solo.v1.Limits
+	(*Usage)(nil),                 // 25: solo.v1.Usage
+	(*Exit)(nil),                  // 26: solo.v1.Exit
+	(*Build)(nil),                 // 27: solo.v1.Build
+	(*Diagnostic)(nil),            // 28: solo.v1.Diagnostic
+	(*ServiceList)(nil),           // 29: solo.v1.ServiceList
+	(*CheckResult)(nil),           // 30: solo.v1.CheckResult
+	(*Change)(nil),                // 31: solo.v1.Change
+	(*KillResult)(nil),            // 32: solo.v1.KillResult
+	(*Event)(nil),                 // 33: solo.v1.Event
+	(*EventPage)(nil),             // 34: solo.v1.EventPage
+	(*VerifyReport)(nil),          // 35: solo.v1.VerifyReport
+	(*LogLine)(nil),               // 36: solo.v1.LogLine
+	(*LogPage)(nil),               // 37: solo.v1.LogPage
+	(*Explanation)(nil),           // 38: solo.v1.Explanation
+	(*Budget)(nil),                // 39: solo.v1.Budget
+	(*NextAction)(nil),            // 40: solo.v1.NextAction
+	(*SuggestedCall)(nil),         // 41: solo.v1.SuggestedCall
+	(*CrashList)(nil),             // 42: solo.v1.CrashList
+	(*Crash)(nil),                 // 43: solo.v1.Crash
+	(*PanicTrace)(nil),            // 44: solo.v1.PanicTrace
+	(*CallFrame)(nil),             // 45: solo.v1.CallFrame
+	(*UsageSample)(nil),           // 46: solo.v1.UsageSample
+	(*WaitResult)(nil),            // 47: solo.v1.WaitResult
+	(*TreeNode)(nil),              // 48: solo.v1.TreeNode
+	(*Health)(nil),                // 49: solo.v1.Health
+	(*Component)(nil),             // 50: solo.v1.Component
+	(*Layer)(nil),                 // 51: solo.v1.Layer
+	(*EventStats)(nil),            // 52: solo.v1.EventStats
+	(*WarmUp)(nil),                // 53: solo.v1.WarmUp
+	(*ShutdownResult)(nil),        // 54: solo.v1.ShutdownResult
+	nil,                           // 55: solo.v1.DeployRequest.FilesEntry
+	nil,                           // 56: solo.v1.DeployRequest.EnvEntry
+	nil,                           // 57: solo.v1.DeployRequest.MetadataEntry
+	nil,                           // 58: solo.v1.InvokeRequest.MetadataEntry
+	nil,                           // 59: solo.v1.InvokeReply.MetadataEntry
+	nil,                           // 60: solo.v1.Service.IsolationEntry
+	nil,                           // 61: solo.v1.Service.MetadataEntry
+	nil,                           // 62: solo.v1.Health.ComponentsEntry
+	nil,                           // 63: solo.v1.Health.IsolationEntry
+	nil,                           // 64: solo.v1.Health.ServicesEntry
+	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 66: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 67: google.protobuf.Value
 }
 var file_solo_v1_solo_proto_depIdxs = []int32{
-	39, // 0: solo.v1.DeployRequest.files:type_name -> solo.v1.DeployRequest.FilesEntry
+	55, // 0: solo.v1.DeployRequest.files:type_name -> solo.v1.DeployRequest.FilesEntry
 	1,  // 1: solo.v1.DeployRequest.restart_limits:type_name -> solo.v1.RestartLimitsRequest
 	2,  // 2: solo.v1.DeployRequest.backoff:type_name -> solo.v1.BackoffRequest
 	3,  // 3: solo.v1.DeployRequest.health:type_name -> solo.v1.HealthRequest
 	4,  // 4: solo.v1.DeployRequest.limits:type_name -> solo.v1.LimitsRequest
-	40, // 5: solo.v1.DeployRequest.env:type_name -> solo.v1.DeployRequest.EnvEntry
-	41, // 6: solo.v1.DeployRequest.metadata:type_name -> solo.v1.DeployRequest.MetadataEntry
-	42, // 7: solo.v1.InvokeRequest.metadata:type_name -> solo.v1.InvokeRequest.MetadataEntry
-	43, // 8: solo.v1.InvokeReply.metadata:type_name -> solo.v1.InvokeReply.MetadataEntry
-	49, // 9: solo.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	49, // 10: solo.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	16, // 11: solo.v1.Service.restart_limits:type_name -> solo.v1.RestartLimits
-	17, // 12: solo.v1.Service.backoff:type_name -> solo.v1.Backoff
-	18, // 13: solo.v1.Service.health:type_name -> solo.v1.HealthPolicy
-	19, // 14: solo.v1.Service.limits:type_name -> solo.v1.Limits
-	20, // 15: solo.v1.Service.usage:type_name -> solo.v1.Usage
-	21, // 16: solo.v1.Service.last_exit:type_name -> solo.v1.Exit
-	22, // 17: solo.v1.Service.build:type_name -> solo.v1.Build
-	44, // 18: solo.v1.Service.isolation:type_name -> solo.v1.Service.IsolationEntry
-	49, // 19: solo.v1.Service.created_at:type_name -> google.protobuf.Timestamp
-	49, // 20: solo.v1.Service.deployed_at:type_name -> google.protobuf.Timestamp
-	49, // 21: solo.v1.Service.started_at:type_name -> google.protobuf.Timestamp
-	45, // 22: solo.v1.Service.metadata:type_name -> solo.v1.Service.MetadataEntry
-	49, // 23: solo.v1.Exit.at:type_name -> google.protobuf.Timestamp
-	50, // 24: solo.v1.Exit.details:type_name -> google.protobuf.Struct
-	23, // 25: solo.v1.Build.warnings:type_name -> solo.v1.Diagnostic
-	15, // 26: solo.v1.ServiceList.services:type_name -> solo.v1.Service
-	23, // 27: solo.v1.CheckResult.diagnostics:type_name -> solo.v1.Diagnostic
-	23, // 28: solo.v1.CheckResult.findings:type_name -> solo.v1.Diagnostic
-	23, // 29: solo.v1.CheckResult.warnings:type_name -> solo.v1.Diagnostic
-	26, // 30: solo.v1.CheckResult.changes:type_name -> solo.v1.Change
-	51, // 31: solo.v1.Change.from:type_name -> google.protobuf.Value
-	51, // 32: solo.v1.Change.to:type_name -> google.protobuf.Value
-	49, // 33: solo.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	50, // 34: solo.v1.Event.payload:type_name -> google.protobuf.Struct
-	28, // 35: solo.v1.EventPage.events:type_name -> solo.v1.Event
-	49, // 36: solo.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
-	31, // 37: solo.v1.LogPage.logs:type_name -> solo.v1.LogLine
-	37, // 38: solo.v1.Health.warm_up:type_name -> solo.v1.WarmUp
-	46, // 39: solo.v1.Health.components:type_name -> solo.v1.Health.ComponentsEntry
-	47, // 40: solo.v1.Health.isolation:type_name -> solo.v1.Health.IsolationEntry
-	48, // 41: solo.v1.Health.services:type_name -> solo.v1.Health.ServicesEntry
-	36, // 42: solo.v1.Health.events:type_name -> solo.v1.EventStats
-	34, // 43: solo.v1.Health.ComponentsEntry.value:type_name -> solo.v1.Component
-	35, // 44: solo.v1.Health.IsolationEntry.value:type_name -> solo.v1.Layer
-	0,  // 45: solo.v1.Solo.Deploy:input_type -> solo.v1.DeployRequest
-	0,  // 46: solo.v1.Solo.Check:input_type -> solo.v1.DeployRequest
-	5,  // 47: solo.v1.Solo.Kill:input_type -> solo.v1.KillRequest
-	6,  // 48: solo.v1.Solo.Status:input_type -> solo.v1.StatusRequest
-	7,  // 49: solo.v1.Solo.List:input_type -> solo.v1.ListRequest
-	8,  // 50: solo.v1.Solo.Restart:input_type -> solo.v1.RestartRequest
-	9,  // 51: solo.v1.Solo.Watch:input_type -> solo.v1.WatchRequest
-	10, // 52: solo.v1.Solo.Invoke:input_type -> solo.v1.InvokeRequest
-	12, // 53: solo.v1.Solo.Logs:input_type -> solo.v1.LogsRequest
-	13, // 54: solo.v1.Solo.Health:input_type -> solo.v1.DaemonHealthRequest
-	14, // 55: solo.v1.Solo.Shutdown:input_type -> solo.v1.ShutdownRequest
-	15, // 56: solo.v1.Solo.Deploy:output_type -> solo.v1.Service
-	25, // 57: solo.v1.Solo.Check:output_type -> solo.v1.CheckResult
-	27, // 58: solo.v1.Solo.Kill:output_type -> solo.v1.KillResult
-	15, // 59: solo.v1.Solo.Status:output_type -> solo.v1.Service
-	24, // 60: solo.v1.Solo.List:output_type -> solo.v1.ServiceList
-	15, // 61: solo.v1.Solo.Restart:output_type -> solo.v1.Service
-	28, // 62: solo.v1.Solo.Watch:output_type -> solo.v1.Event
-	11, // 63: solo.v1.Solo.Invoke:output_type -> solo.v1.InvokeReply
-	31, // 64: solo.v1.Solo.Logs:output_type -> solo.v1.LogLine
-	33, // 65: solo.v1.Solo.Health:output_type -> solo.v1.Health
-	38, // 66: solo.v1.Solo.Shutdown:output_type -> solo.v1.ShutdownResult
-	56, // [56:67] is the sub-list for method output_type
-	45, // [45:56] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	56, // 5: solo.v1.DeployRequest.env:type_name -> solo.v1.DeployRequest.EnvEntry
+	57, // 6: solo.v1.DeployRequest.metadata:type_name -> solo.v1.DeployRequest.MetadataEntry
+	58, // 7: solo.v1.InvokeRequest.metadata:type_name -> solo.v1.InvokeRequest.MetadataEntry
+	59, // 8: solo.v1.InvokeReply.metadata:type_name -> solo.v1.InvokeReply.MetadataEntry
+	65, // 9: solo.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	65, // 10: solo.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	16, // 11: solo.v1.WaitRequest.until:type_name -> solo.v1.WaitUntil
+	21, // 12: solo.v1.Service.restart_limits:type_name -> solo.v1.RestartLimits
+	22, // 13: solo.v1.Service.backoff:type_name -> solo.v1.Backoff
+	23, // 14: solo.v1.Service.health:type_name -> solo.v1.HealthPolicy
+	24, // 15: solo.v1.Service.limits:type_name -> solo.v1.Limits
+	25, // 16: solo.v1.Service.usage:type_name -> solo.v1.Usage
+	26, // 17: solo.v1.Service.last_exit:type_name -> solo.v1.Exit
+	27, // 18: solo.v1.Service.build:type_name -> solo.v1.Build
+	60, // 19: solo.v1.Service.isolation:type_name -> solo.v1.Service.IsolationEntry
+	65, // 20: solo.v1.Service.created_at:type_name -> google.protobuf.Timestamp
+	65, // 21: solo.v1.Service.deployed_at:type_name -> google.protobuf.Timestamp
+	65, // 22: solo.v1.Service.started_at:type_name -> google.protobuf.Timestamp
+	61, // 23: solo.v1.Service.metadata:type_name -> solo.v1.Service.MetadataEntry
+	65, // 24: solo.v1.Exit.at:type_name -> google.protobuf.Timestamp
+	66, // 25: solo.v1.Exit.details:type_name -> google.protobuf.Struct
+	28, // 26: solo.v1.Build.warnings:type_name -> solo.v1.Diagnostic
+	20, // 27: solo.v1.ServiceList.services:type_name -> solo.v1.Service
+	28, // 28: solo.v1.CheckResult.diagnostics:type_name -> solo.v1.Diagnostic
+	28, // 29: solo.v1.CheckResult.findings:type_name -> solo.v1.Diagnostic
+	28, // 30: solo.v1.CheckResult.warnings:type_name -> solo.v1.Diagnostic
+	31, // 31: solo.v1.CheckResult.changes:type_name -> solo.v1.Change
+	67, // 32: solo.v1.Change.from:type_name -> google.protobuf.Value
+	67, // 33: solo.v1.Change.to:type_name -> google.protobuf.Value
+	65, // 34: solo.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	66, // 35: solo.v1.Event.payload:type_name -> google.protobuf.Struct
+	33, // 36: solo.v1.EventPage.events:type_name -> solo.v1.Event
+	65, // 37: solo.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
+	36, // 38: solo.v1.LogPage.logs:type_name -> solo.v1.LogLine
+	33, // 39: solo.v1.Explanation.chain:type_name -> solo.v1.Event
+	26, // 40: solo.v1.Explanation.last_exit:type_name -> solo.v1.Exit
+	39, // 41: solo.v1.Explanation.budget:type_name -> solo.v1.Budget
+	40, // 42: solo.v1.Explanation.next:type_name -> solo.v1.NextAction
+	41, // 43: solo.v1.Explanation.calls:type_name -> solo.v1.SuggestedCall
+	65, // 44: solo.v1.NextAction.at:type_name -> google.protobuf.Timestamp
+	43, // 45: solo.v1.CrashList.crashes:type_name -> solo.v1.Crash
+	65, // 46: solo.v1.Crash.at:type_name -> google.protobuf.Timestamp
+	26, // 47: solo.v1.Crash.last_exit:type_name -> solo.v1.Exit
+	44, // 48: solo.v1.Crash.panic:type_name -> solo.v1.PanicTrace
+	46, // 49: solo.v1.Crash.usage_curve:type_name -> solo.v1.UsageSample
+	33, // 50: solo.v1.Crash.events:type_name -> solo.v1.Event
+	45, // 51: solo.v1.PanicTrace.stack:type_name -> solo.v1.CallFrame
+	65, // 52: solo.v1.UsageSample.at:type_name -> google.protobuf.Timestamp
+	20, // 53: solo.v1.WaitResult.service:type_name -> solo.v1.Service
+	33, // 54: solo.v1.WaitResult.event:type_name -> solo.v1.Event
+	36, // 55: solo.v1.WaitResult.log:type_name -> solo.v1.LogLine
+	65, // 56: solo.v1.TreeNode.started_at:type_name -> google.protobuf.Timestamp
+	48, // 57: solo.v1.TreeNode.children:type_name -> solo.v1.TreeNode
+	53, // 58: solo.v1.Health.warm_up:type_name -> solo.v1.WarmUp
+	62, // 59: solo.v1.Health.components:type_name -> solo.v1.Health.ComponentsEntry
+	63, // 60: solo.v1.Health.isolation:type_name -> solo.v1.Health.IsolationEntry
+	64, // 61: solo.v1.Health.services:type_name -> solo.v1.Health.ServicesEntry
+	52, // 62: solo.v1.Health.events:type_name -> solo.v1.EventStats
+	50, // 63: solo.v1.Health.ComponentsEntry.value:type_name -> solo.v1.Component
+	51, // 64: solo.v1.Health.IsolationEntry.value:type_name -> solo.v1.Layer
+	0,  // 65: solo.v1.Solo.Deploy:input_type -> solo.v1.DeployRequest
+	0,  // 66: solo.v1.Solo.Check:input_type -> solo.v1.DeployRequest
+	5,  // 67: solo.v1.Solo.Kill:input_type -> solo.v1.KillRequest
+	6,  // 68: solo.v1.Solo.Status:input_type -> solo.v1.StatusRequest
+	7,  // 69: solo.v1.Solo.List:input_type -> solo.v1.ListRequest
+	8,  // 70: solo.v1.Solo.Restart:input_type -> solo.v1.RestartRequest
+	9,  // 71: solo.v1.Solo.Watch:input_type -> solo.v1.WatchRequest
+	10, // 72: solo.v1.Solo.Invoke:input_type -> solo.v1.InvokeRequest
+	12, // 73: solo.v1.Solo.Logs:input_type -> solo.v1.LogsRequest
+	13, // 74: solo.v1.Solo.Explain:input_type -> solo.v1.ExplainRequest
+	14, // 75: solo.v1.Solo.Crashes:input_type -> solo.v1.CrashesRequest
+	15, // 76: solo.v1.Solo.Wait:input_type -> solo.v1.WaitRequest
+	17, // 77: solo.v1.Solo.Tree:input_type -> solo.v1.TreeRequest
+	18, // 78: solo.v1.Solo.Health:input_type -> solo.v1.DaemonHealthRequest
+	19, // 79: solo.v1.Solo.Shutdown:input_type -> solo.v1.ShutdownRequest
+	20, // 80: solo.v1.Solo.Deploy:output_type -> solo.v1.Service
+	30, // 81: solo.v1.Solo.Check:output_type -> solo.v1.CheckResult
+	32, // 82: solo.v1.Solo.Kill:output_type -> solo.v1.KillResult
+	20, // 83: solo.v1.Solo.Status:output_type -> solo.v1.Service
+	29, // 84: solo.v1.Solo.List:output_type -> solo.v1.ServiceList
+	20, // 85: solo.v1.Solo.Restart:output_type -> solo.v1.Service
+	33, // 86: solo.v1.Solo.Watch:output_type -> solo.v1.Event
+	11, // 87: solo.v1.Solo.Invoke:output_type -> solo.v1.InvokeReply
+	36, // 88: solo.v1.Solo.Logs:output_type -> solo.v1.LogLine
+	38, // 89: solo.v1.Solo.Explain:output_type -> solo.v1.Explanation
+	42, // 90: solo.v1.Solo.Crashes:output_type -> solo.v1.CrashList
+	47, // 91: solo.v1.Solo.Wait:output_type -> solo.v1.WaitResult
+	48, // 92: solo.v1.Solo.Tree:output_type -> solo.v1.TreeNode
+	49, // 93: solo.v1.Solo.Health:output_type -> solo.v1.Health
+	54, // 94: solo.v1.Solo.Shutdown:output_type -> solo.v1.ShutdownResult
+	80, // [80:95] is the sub-list for method output_type
+	65, // [65:80] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_solo_v1_solo_proto_init() }
@@ -3558,17 +4863,20 @@ func file_solo_v1_solo_proto_init() {
 	file_solo_v1_solo_proto_msgTypes[10].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[12].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[15].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[21].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[23].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[16].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[20].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[26].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[28].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[30].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[33].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[35].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[44].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_solo_v1_solo_proto_rawDesc), len(file_solo_v1_solo_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,6 +40,10 @@ const (
 	Solo_Watch_FullMethodName    = "/solo.v1.Solo/Watch"
 	Solo_Invoke_FullMethodName   = "/solo.v1.Solo/Invoke"
 	Solo_Logs_FullMethodName     = "/solo.v1.Solo/Logs"
+	Solo_Explain_FullMethodName  = "/solo.v1.Solo/Explain"
+	Solo_Crashes_FullMethodName  = "/solo.v1.Solo/Crashes"
+	Solo_Wait_FullMethodName     = "/solo.v1.Solo/Wait"
+	Solo_Tree_FullMethodName     = "/solo.v1.Solo/Tree"
 	Solo_Health_FullMethodName   = "/solo.v1.Solo/Health"
 	Solo_Shutdown_FullMethodName = "/solo.v1.Solo/Shutdown"
 )
@@ -70,6 +74,16 @@ type SoloClient interface {
 	Invoke(ctx context.Context, in *InvokeRequest, opts ...grpc.CallOption) (*InvokeReply, error)
 	// Logs reads or follows what services wrote.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogLine], error)
+	// Explain says why a service is in its state, what happens next by itself, and
+	// which calls would change it.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*Explanation, error)
+	// Crashes shows the last crashes of a service, oldest first.
+	Crashes(ctx context.Context, in *CrashesRequest, opts ...grpc.CallOption) (*CrashList, error)
+	// Wait answers once a service has a state or a version, an event of it happened
+	// or a line was logged; DEADLINE_EXCEEDED with the state that was reached.
+	Wait(ctx context.Context, in *WaitRequest, opts ...grpc.CallOption) (*WaitResult, error)
+	// Tree shows what runs as a tree.
+	Tree(ctx context.Context, in *TreeRequest, opts ...grpc.CallOption) (*TreeNode, error)
 	// Health says how the daemon is; details only for a caller with a proof.
 	Health(ctx context.Context, in *DaemonHealthRequest, opts ...grpc.CallOption) (*Health, error)
 	// Shutdown stops the daemon as SIGTERM does. It is the operator's.
@@ -192,6 +206,46 @@ func (c *soloClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.Cal
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Solo_LogsClient = grpc.ServerStreamingClient[LogLine]
 
+func (c *soloClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*Explanation, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Explanation)
+	err := c.cc.Invoke(ctx, Solo_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *soloClient) Crashes(ctx context.Context, in *CrashesRequest, opts ...grpc.CallOption) (*CrashList, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CrashList)
+	err := c.cc.Invoke(ctx, Solo_Crashes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *soloClient) Wait(ctx context.Context, in *WaitRequest, opts ...grpc.CallOption) (*WaitResult, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WaitResult)
+	err := c.cc.Invoke(ctx, Solo_Wait_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *soloClient) Tree(ctx context.Context, in *TreeRequest, opts ...grpc.CallOption) (*TreeNode, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TreeNode)
+	err := c.cc.Invoke(ctx, Solo_Tree_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *soloClient) Health(ctx context.Context, in *DaemonHealthRequest, opts ...grpc.CallOption) (*Health, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Health)
@@ -238,6 +292,16 @@ type SoloServer interface {
 	Invoke(context.Context, *InvokeRequest) (*InvokeReply, error)
 	// Logs reads or follows what services wrote.
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogLine]) error
+	// Explain says why a service is in its state, what happens next by itself, and
+	// which calls would change it.
+	Explain(context.Context, *ExplainRequest) (*Explanation, error)
+	// Crashes shows the last crashes of a service, oldest first.
+	Crashes(context.Context, *CrashesRequest) (*CrashList, error)
+	// Wait answers once a service has a state or a version, an event of it happened
+	// or a line was logged; DEADLINE_EXCEEDED with the state that was reached.
+	Wait(context.Context, *WaitRequest) (*WaitResult, error)
+	// Tree shows what runs as a tree.
+	Tree(context.Context, *TreeRequest) (*TreeNode, error)
 	// Health says how the daemon is; details only for a caller with a proof.
 	Health(context.Context, *DaemonHealthRequest) (*Health, error)
 	// Shutdown stops the daemon as SIGTERM does. It is the operator's.
@@ -278,6 +342,18 @@ func (UnimplementedSoloServer) Invoke(context.Context, *InvokeRequest) (*InvokeR
 }
 func (UnimplementedSoloServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogLine]) error {
 	return status.Error(codes.Unimplemented, "method Logs not implemented")
+}
+func (UnimplementedSoloServer) Explain(context.Context, *ExplainRequest) (*Explanation, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedSoloServer) Crashes(context.Context, *CrashesRequest) (*CrashList, error) {
+	return nil, status.Error(codes.Unimplemented, "method Crashes not implemented")
+}
+func (UnimplementedSoloServer) Wait(context.Context, *WaitRequest) (*WaitResult, error) {
+	return nil, status.Error(codes.Unimplemented, "method Wait not implemented")
+}
+func (UnimplementedSoloServer) Tree(context.Context, *TreeRequest) (*TreeNode, error) {
+	return nil, status.Error(codes.Unimplemented, "method Tree not implemented")
 }
 func (UnimplementedSoloServer) Health(context.Context, *DaemonHealthRequest) (*Health, error) {
 	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
@@ -454,6 +530,78 @@ func _Solo_Logs_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Solo_LogsServer = grpc.ServerStreamingServer[LogLine]
 
+func _Solo_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SoloServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Solo_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SoloServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Solo_Crashes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CrashesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SoloServer).Crashes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Solo_Crashes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SoloServer).Crashes(ctx, req.(*CrashesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Solo_Wait_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WaitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SoloServer).Wait(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Solo_Wait_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SoloServer).Wait(ctx, req.(*WaitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Solo_Tree_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TreeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SoloServer).Tree(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Solo_Tree_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SoloServer).Tree(ctx, req.(*TreeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Solo_Health_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DaemonHealthRequest)
 	if err := dec(in); err != nil {
@@ -524,6 +672,22 @@ var Solo_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Invoke",
 			Handler:    _Solo_Invoke_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _Solo_Explain_Handler,
+		},
+		{
+			MethodName: "Crashes",
+			Handler:    _Solo_Crashes_Handler,
+		},
+		{
+			MethodName: "Wait",
+			Handler:    _Solo_Wait_Handler,
+		},
+		{
+			MethodName: "Tree",
+			Handler:    _Solo_Tree_Handler,
 		},
 		{
 			MethodName: "Health",
