@@ -134,6 +134,9 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	}
 	d.onClose("lock", lock.Close)
 
+	if err := removeStaging(dir); err != nil {
+		return nil, err
+	}
 	db, err := store.Open(cfg.Database.EventsDB, store.Options{})
 	if err != nil {
 		return nil, err
@@ -174,7 +177,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		Isolation: host.Layers(), SourceDir: filepath.Join(dir, "sources"), Bounds: cfg.bounds(),
 		Grace: shutdown / 2, Parallel: bootParallel * cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) },
 		Parts: func() []solo.TreeNode { return d.tree.Load().snapshot() }, Components: d.components,
-		Stop: d.stop, Log: d.log.Named("engine"),
+		Backup: d.backup, Stop: d.stop, Log: d.log.Named("engine"),
 	})
 	if err != nil {
 		return nil, err

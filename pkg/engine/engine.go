@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"io"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -59,6 +60,8 @@ type Config struct {
 	Parts func() []solo.TreeNode
 	// Components are how those are, for /health.
 	Components func() map[string]solo.Component
+	// Backup writes a consistent copy of all that is kept.
+	Backup func(ctx context.Context, w io.Writer) error
 	// Stop is told that an operator wants the daemon to end.
 	Stop func()
 	Log  Logger
@@ -80,6 +83,14 @@ type Engine struct {
 	stopping atomic.Bool
 
 	vets chan vetting
+	// purging is held by who forgets files of a service, and shared by who needs
+	// that what the disk names is there.
+	purging sync.RWMutex
+	// stubborn are the services that had to be killed at the shutdown.
+	stubborn struct {
+		mu    sync.Mutex
+		names []string
+	}
 
 	mu       sync.RWMutex
 	services map[solo.Key]*service
@@ -244,10 +255,14 @@ func (e *Engine) foldUnseen(tx *store.Tx, r *record, boot uint64) error {
 
 // recordStop is the last word of a daemon that ends in order.
 func (e *Engine) recordStop() error {
+	e.stubborn.mu.Lock()
+	refused := e.stubborn.names
+	e.stubborn.mu.Unlock()
+	sort.Strings(refused)
 	err := e.cfg.DB.Update(func(tx *store.Tx) error {
 		_, err := e.cfg.Events.Append(tx, solo.Event{
 			Type: solo.EventSystemStopped, Subject: solo.SubjectSystem,
-			Payload: map[string]any{"uptime_s": int64(time.Since(e.started).Seconds())},
+			Payload: map[string]any{"uptime_s": int64(time.Since(e.started).Seconds()), "refused_to_stop": noNil(refused)},
 		})
 		return err
 	})

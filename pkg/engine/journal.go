@@ -107,6 +107,11 @@ func (e *Engine) apply(tx *store.Tx, r *record, c supervisor.Change) error {
 		return e.append(tx, r, solo.EventServiceReady, map[string]any{"version": r.Version, "instance": c.Instance}, cause)
 
 	case supervisor.ChangeShutdown:
+		if c.Exit != nil && c.Exit.Signal != nil && *c.Exit.Signal == "SIGKILL" {
+			e.stubborn.mu.Lock()
+			e.stubborn.names = append(e.stubborn.names, r.Tenant+"/"+r.Service)
+			e.stubborn.mu.Unlock()
+		}
 		r.Live = nil
 		r.State = solo.StateStarting
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -195,6 +196,8 @@ func (e *Engine) purge(ctx context.Context, key solo.Key, s *service) error {
 	e.mu.Lock()
 	delete(e.services, key)
 	e.mu.Unlock()
+	e.purging.Lock()
+	defer e.purging.Unlock()
 	err = e.cfg.DB.Update(func(tx *store.Tx) error {
 		r, err := loadRecord(tx, key)
 		if err != nil || r == nil {
@@ -264,6 +267,22 @@ func (e *Engine) Invoke(ctx context.Context, p solo.Principal, serviceID string,
 	}
 	req.Metadata["version"] = strconv.Itoa(s.unit.View().Plan.Version)
 	return s.unit.Call(ctx, req)
+}
+
+// Hold runs f while nothing that the store names is forgotten.
+func (e *Engine) Hold(f func() error) error {
+	e.purging.RLock()
+	defer e.purging.RUnlock()
+	return f()
+}
+
+// Backup writes a consistent copy of the running daemon: the log, the state, the
+// sources, the artifacts and the logs.
+func (e *Engine) Backup(ctx context.Context, p solo.Principal, w io.Writer) error {
+	if !p.Operator {
+		return solo.Errorf(solo.CodePermissionDenied, "only the operator may take a backup")
+	}
+	return e.cfg.Backup(ctx, w)
 }
 
 // Shutdown ends the daemon as SIGTERM does.

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -41,6 +42,7 @@ type Engine interface {
 	LastLogID() uint64
 	Health(ctx context.Context) *solo.Health
 	Ready() bool
+	Backup(ctx context.Context, p solo.Principal, w io.Writer) error
 	Shutdown(p solo.Principal) error
 }
 

@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -101,6 +103,22 @@ func Open(cfg Config) (_ *Host, err error) {
 		return nil, err
 	}
 	return h, nil
+}
+
+// Survey says which layers this host has for the caller. It leaves nothing behind.
+func Survey() (map[string]solo.Layer, error) {
+	root, err := os.MkdirTemp("", "solo-survey-")
+	if err != nil {
+		return nil, fmt.Errorf("cannot look at the host: %w", err)
+	}
+	defer os.RemoveAll(root)
+	name := make([]byte, 10)
+	rand.Read(name)
+	h, err := Open(Config{ID: hex.EncodeToString(name[:6]), Boot: hex.EncodeToString(name[6:]), RunRoot: filepath.Join(root, "run")})
+	if err != nil {
+		return nil, err
+	}
+	return h.Layers(), h.Close()
 }
 
 func isHex(s string, n int) bool {

@@ -79,6 +79,7 @@ const (
 	OpCrashes      = "crashes"
 	OpWait         = "wait"
 	OpTree         = "tree"
+	OpBackup       = "backup"
 	OpShutdown     = "shutdown"
 	OpOpenAPI      = "openapi"
 )
@@ -173,6 +174,8 @@ var operations = []Operation{
 		Doc: "200 once every service that should run is ready or has failed its first start."},
 	{Name: OpOpenAPI, Method: "GET", Path: "/openapi.json", Response: reflect.TypeFor[map[string]any](),
 		Doc: "Describe this API."},
+	{Name: OpBackup, Method: "GET", Path: "/backup", Permission: PermissionOperator, Codes: []Code{CodeStorageUnavailable},
+		Doc: "Take a consistent copy of the running daemon, as a tar."},
 	{Name: OpShutdown, Method: "POST", Path: "/shutdown", RPC: "Shutdown", Permission: PermissionOperator,
 		Response: reflect.TypeFor[ShutdownResult](),
 		Doc:      "Stop the daemon as SIGTERM does."},

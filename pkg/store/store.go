@@ -30,6 +30,9 @@ var (
 	keyID      = []byte("id")
 )
 
+// Own reports whether a bucket is the store's own, and no room's.
+func Own(bucket []byte) bool { return string(bucket) == string(bucketMeta) }
+
 // Options tune [Open]; the zero value is right.
 type Options struct {
 	// OpenFile opens the file in the place of os.OpenFile, for tests of a failing
@@ -241,6 +244,23 @@ func (db *DB) Size() (size, free int64) {
 		return nil
 	})
 	return size, int64(stats.FreeAlloc)
+}
+
+// Snapshot writes a copy of the store as it stands to a new file.
+func (db *DB) Snapshot(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot copy the store: %w", err)
+	}
+	defer f.Close()
+	err = db.View(func(tx *Tx) error {
+		_, err := tx.WriteTo(f)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot copy the store: %w", err)
+	}
+	return nil
 }
 
 // Tx is one transaction. Now is its time: UTC, and never before that of an

@@ -25,6 +25,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
 	"iter"
 	"net/url"
 	"time"
@@ -262,6 +263,15 @@ func (c *Client) Health(ctx context.Context) (*solov1.Health, error) {
 // Shutdown stops the daemon as SIGTERM does.
 func (c *Client) Shutdown(ctx context.Context) (*solov1.ShutdownResult, error) {
 	return call[solov1.ShutdownResult](ctx, c, methodShutdown, &solov1.ShutdownRequest{})
+}
+
+// Backup writes a consistent copy of the running daemon to w, as a tar, and
+// returns how many bytes it has. A copy that is cut short is an error. REST only.
+func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
+	if c.rest == nil {
+		return 0, refuse("gRPC does not offer this call: use an address of http or unix")
+	}
+	return c.rest.copy(ctx, &request{method: "GET", path: "/backup", max: maxObject}, w)
 }
 
 // Raw makes a call that has no method here and returns the JSON of the answer,

@@ -170,6 +170,27 @@ func (r *rest) json(ctx context.Context, q *request, health bool) (json.RawMessa
 	return data, nil
 }
 
+// copy makes a request and copies its answer to w as it comes.
+func (r *rest) copy(ctx context.Context, q *request, w io.Writer) (int64, error) {
+	resp, err := r.send(ctx, q, "")
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		data, err := r.read(ctx, resp.Body, q.max)
+		if err != nil {
+			return 0, err
+		}
+		return 0, refusal(resp, data)
+	}
+	n, err := io.Copy(w, resp.Body)
+	if err != nil {
+		return n, r.unreachable(ctx, err)
+	}
+	return n, nil
+}
+
 // send makes a request and returns the answer of any status, its body unread.
 func (r *rest) send(ctx context.Context, q *request, accept string) (*http.Response, error) {
 	target := r.base + q.path

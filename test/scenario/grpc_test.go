@@ -267,8 +267,8 @@ func everyCall(t *testing.T, addr, tenant string) {
 	}
 }
 
-func deployErr(_ *solov1.Service, err error) error  { return err }
-func second(_ any, err error) error { return err }
+func deployErr(_ *solov1.Service, err error) error { return err }
+func second(_ any, err error) error                { return err }
 
 // standardServices: what any gRPC tool asks for.
 func standardServices(t *testing.T, addr string) {

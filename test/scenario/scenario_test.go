@@ -124,7 +124,7 @@ func TestScenarios(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
-			"follow": followCmd, "load": loadCmd, "cross": crossCmd, "warned": warnedCmd, "mount": mountCmd,
+			"follow": followCmd, "load": loadCmd, "cross": crossCmd, "warned": warnedCmd, "mount": mountCmd, "damage": damageCmd,
 		},
 	})
 }
@@ -163,6 +163,21 @@ var canMount = sync.OnceValue(func() bool {
 	}
 	return syscall.Unmount(dir, syscall.MNT_DETACH) == nil
 })
+
+// damage FILE TEXT flips a bit in each place of a file that holds the text: a store
+// has old pages too.
+func damageCmd(ts *testscript.TestScript, neg bool, args []string) {
+	name := ts.MkAbs(args[0])
+	data, err := os.ReadFile(name)
+	ts.Check(err)
+	if !bytes.Contains(data, []byte(args[1])) {
+		ts.Fatalf("%s does not hold %q", name, args[1])
+	}
+	other := []byte(args[1])
+	other[len(other)/2] ^= 1
+	data = bytes.ReplaceAll(data, []byte(args[1]), other)
+	ts.Check(os.WriteFile(name, data, 0o600))
+}
 
 // mount DIR OPTIONS puts a tmpfs in the place of a directory, or mounts it anew;
 // it goes with the script.

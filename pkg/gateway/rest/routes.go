@@ -34,6 +34,7 @@ func (s *Server) handlers() map[string]handler {
 		solo.OpHealth:       s.health,
 		solo.OpLive:         s.live,
 		solo.OpReady:        s.readiness,
+		solo.OpBackup:       s.backup,
 		solo.OpShutdown:     s.shutdown,
 		solo.OpOpenAPI:      s.openAPI,
 	}
@@ -313,6 +314,35 @@ func (s *Server) readiness(c *call) error {
 		return c.answer(http.StatusServiceUnavailable, statusOnly{h.Status})
 	}
 	return c.answer(http.StatusOK, statusOnly{solo.HealthOK})
+}
+
+// backup streams. Once the first byte is out, an error can only be told by cutting
+// the answer short.
+func (s *Server) backup(c *call) error {
+	out := &lazyBody{call: c}
+	err := s.cfg.Engine.Backup(c.Request().Context(), c.principal, out)
+	if err != nil && out.begun {
+		s.cfg.Log.Error("a backup was cut short", "request_id", c.id, "cause", err)
+		panic(http.ErrAbortHandler)
+	}
+	return err
+}
+
+// lazyBody sends the head of the answer with its first byte.
+type lazyBody struct {
+	call  *call
+	begun bool
+}
+
+func (b *lazyBody) Write(p []byte) (int, error) {
+	r := b.call.Response()
+	if !b.begun {
+		b.begun = true
+		r.Header().Set("Content-Type", "application/x-tar")
+		r.Header().Set("Content-Disposition", `attachment; filename="solo-backup.tar"`)
+		r.WriteHeader(http.StatusOK)
+	}
+	return r.Write(p)
 }
 
 func (s *Server) shutdown(c *call) error {
