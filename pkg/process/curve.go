@@ -14,25 +14,31 @@ type curve struct {
 }
 
 const (
-	// curveSamples is how many are kept: five minutes at the default interval of
-	// health checks, which is when they are taken.
+	// curveSamples is how many are kept.
 	curveSamples = 60
-	// curvePause is the least time between two.
-	curvePause = time.Second
+	// curvePause is the least time between two: samples are taken with the health
+	// checks, and a thousand services must not keep a core busy with them.
+	curvePause = 10 * time.Second
+	// curveYoung is how long an instance is looked at more often, each curveStart.
+	curveYoung, curveStart = 30 * time.Second, time.Second
 )
 
 // sample takes one, if the last is old enough.
 func (i *Instance) sample() {
 	now := time.Now().UTC()
-	if now.Sub(i.at) < curvePause {
+	pause := curvePause
+	switch age := now.Sub(i.at); {
+	case age < curveStart:
 		return
+	case age < curveYoung:
+		pause = curveStart
 	}
 	i.curve.mu.Lock()
 	defer i.curve.mu.Unlock()
-	if n := len(i.curve.last); n > 0 && now.Sub(i.curve.last[n-1].At) < curvePause {
+	if n := len(i.curve.last); n > 0 && now.Sub(i.curve.last[n-1].At) < pause {
 		return
 	}
-	u, err := i.proc.Usage()
+	u, err := i.proc.Sample()
 	if err != nil {
 		return
 	}

@@ -159,6 +159,22 @@ func (p *Proc) Usage() (solo.Usage, error) {
 	return usage, nil
 }
 
+// Sample is a cheap look at the usage: the memory of all, and the program's own
+// CPU time and threads. The kernel's counters of a group's CPU time make it add up
+// all cores first.
+func (p *Proc) Sample() (solo.Usage, error) {
+	select {
+	case <-p.done:
+		return solo.Usage{}, os.ErrProcessDone
+	default:
+	}
+	if p.group == nil || p.group.memoryNow == "" {
+		return procUsage(p.forked.pid)
+	}
+	u := solo.Usage{MemoryBytes: readNumber(p.group.memoryNow)}
+	return u, addStat(&u, p.forked.pid)
+}
+
 // clockTick is the unit of /proc's times; it is 100 on every Linux.
 const clockTick = time.Second / 100
 
@@ -166,10 +182,6 @@ const clockTick = time.Second / 100
 func procUsage(pid int) (solo.Usage, error) {
 	dir := "/proc/" + strconv.Itoa(pid)
 	status, err := os.ReadFile(dir + "/status")
-	if err != nil {
-		return solo.Usage{}, os.ErrProcessDone
-	}
-	stat, err := os.ReadFile(dir + "/stat")
 	if err != nil {
 		return solo.Usage{}, os.ErrProcessDone
 	}
@@ -185,17 +197,26 @@ func procUsage(pid int) (solo.Usage, error) {
 			out.MemoryBytes = n * 1024
 		case "VmHWM":
 			out.MemoryPeak = n * 1024
-		case "Threads":
-			out.PIDs = n
 		}
 	}
+	return out, addStat(&out, pid)
+}
+
+// addStat adds the CPU time and the threads of one process.
+func addStat(u *solo.Usage, pid int) error {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return os.ErrProcessDone
+	}
+	// The name in the second field may hold anything; what follows it does not.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) > 12 {
+	if len(fields) > 17 {
 		user, _ := strconv.ParseUint(fields[11], 10, 64)
 		system, _ := strconv.ParseUint(fields[12], 10, 64)
-		out.CPUUsec = (user + system) * uint64(clockTick/time.Microsecond)
+		u.CPUUsec = (user + system) * uint64(clockTick/time.Microsecond)
+		u.PIDs, _ = strconv.ParseUint(fields[17], 10, 64)
 	}
-	return out, nil
+	return nil
 }
 
 // Release removes the group and gives the uid back, once; call it after Done. If

@@ -44,9 +44,7 @@ func main() {
 	}
 	b := &bench{rounds: *rounds, dir: dir, services: *services, only: *only}
 	table, err := b.run()
-	if os.Getenv("KEEP") == "" {
-		os.RemoveAll(dir)
-	}
+	os.RemoveAll(dir)
 	if err != nil {
 		log.Fatal("bench: ", err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,6 +51,9 @@ func (b *bench) twoDeploys() error {
 	return b.pair("two deploys of changed sources at once / one", "≤ 1.35", deploy(2), deploy(1))
 }
 
+// settleTime is how long after its boot a daemon counts as idle.
+const settleTime = 35 * time.Second
+
 // idleTime is how long a daemon with all services is watched.
 const idleTime = 10 * time.Second
 
@@ -94,6 +98,8 @@ func (b *bench) scale() error {
 	if err != nil {
 		return err
 	}
+	// A young instance is looked at more often.
+	time.Sleep(settleTime)
 	before, err := cpuTime(d.PID())
 	if err != nil {
 		return err
@@ -211,6 +217,9 @@ func pss(pids []int) (uint64, error) {
 	var total uint64
 	for _, pid := range pids {
 		f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a shim that was waiting, and is not any more
+		}
 		if err != nil {
 			return 0, err
 		}
