@@ -21,14 +21,21 @@ import (
 	"github.com/solo-run/solo/pkg/solo"
 )
 
-// Config is what an operator decides: the keys of the contract, section 3, that
-// this version has built. [Load] fills it; every path in it is absolute then.
+// Config is what an operator decides: the keys of the contract, section 3. Those
+// whose rooms this version has not built take their default and nothing else: a
+// setting that does nothing would be worse than a refusal. [Load] fills it; every
+// path in it is absolute then.
 type Config struct {
 	Solo      SoloConfig      `toml:"solo"`
 	Limits    LimitsConfig    `toml:"limits"`
 	Telemetry TelemetryConfig `toml:"telemetry"`
 	Security  SecurityConfig  `toml:"security"`
+	Vault     VaultConfig     `toml:"vault"`
 	Build     BuildConfig     `toml:"build"`
+	Egress    EgressConfig    `toml:"egress"`
+	Events    EventsConfig    `toml:"events"`
+	Versions  VersionsConfig  `toml:"versions"`
+	Breaker   BreakerConfig   `toml:"breaker"`
 	Database  DatabaseConfig  `toml:"database"`
 
 	origins map[string]string
@@ -52,25 +59,75 @@ type LimitsConfig struct {
 	MaxPerTenant int `toml:"max_per_tenant"`
 	MaxTotal     int `toml:"max_total"`
 
+	InflightPerTenant int `toml:"inflight_per_tenant"`
+	InflightTotal     int `toml:"inflight_total"`
+
 	MemoryMB   int `toml:"memory_mb"`
 	CPUPercent int `toml:"cpu_percent"`
 	PIDs       int `toml:"pids"`
+	DataMB     int `toml:"data_mb"`
 	LogMB      int `toml:"log_mb"`
+	KVMB       int `toml:"kv_mb"`
 
 	CeilingMemoryMB   int `toml:"ceiling_memory_mb"`
 	CeilingCPUPercent int `toml:"ceiling_cpu_percent"`
 	CeilingPIDs       int `toml:"ceiling_pids"`
+	CeilingDataMB     int `toml:"ceiling_data_mb"`
 	CeilingLogMB      int `toml:"ceiling_log_mb"`
+	CeilingKVMB       int `toml:"ceiling_kv_mb"`
+
+	TenantMemoryMB   int `toml:"tenant_memory_mb"`
+	TenantCPUPercent int `toml:"tenant_cpu_percent"`
+	TenantPIDs       int `toml:"tenant_pids"`
+	TenantSecrets    int `toml:"tenant_secrets"`
+	TenantStreams    int `toml:"tenant_streams"`
 }
 
 // TelemetryConfig is what the daemon tells of itself.
 type TelemetryConfig struct {
-	LogEvents bool `toml:"log_events"`
+	Enabled      bool   `toml:"enabled"`
+	LogEvents    bool   `toml:"log_events"`
+	OTLPEndpoint string `toml:"otlp_endpoint"`
 }
 
 // SecurityConfig is how strict the daemon is.
 type SecurityConfig struct {
-	Isolation string `toml:"isolation"`
+	RequireMTLS       bool   `toml:"require_mtls"`
+	RequireCapability bool   `toml:"require_capability"`
+	TLS               bool   `toml:"tls"`
+	TLSCert           string `toml:"tls_cert"`
+	TLSKey            string `toml:"tls_key"`
+	ClientCA          string `toml:"client_ca"`
+	RateLimit         int    `toml:"rate_limit_per_capability"`
+	Isolation         string `toml:"isolation"`
+}
+
+// VaultConfig is where the vault's key comes from.
+type VaultConfig struct {
+	KeySource string `toml:"key_source"`
+	KeyFile   string `toml:"key_file"`
+}
+
+// EgressConfig is what the daemon may fetch for services.
+type EgressConfig struct {
+	Allow []string `toml:"allow"`
+}
+
+// EventsConfig is how much of the log is kept; 0 is all.
+type EventsConfig struct {
+	KeepDays int `toml:"keep_days"`
+	MaxMB    int `toml:"max_mb"`
+}
+
+// VersionsConfig is how many versions of a service are kept.
+type VersionsConfig struct {
+	Keep int `toml:"keep"`
+}
+
+// BreakerConfig is when calls of a service are refused for a while.
+type BreakerConfig struct {
+	Failures int `toml:"failures"`
+	OpenMS   int `toml:"open_ms"`
 }
 
 // BuildConfig is the compiler and its bounds.
@@ -80,13 +137,16 @@ type BuildConfig struct {
 	MemoryMB     int      `toml:"memory_mb"`
 	Parallel     int      `toml:"parallel"`
 	CacheDir     string   `toml:"cache_dir"`
+	GoProxy      string   `toml:"goproxy"`
 	AllowImports []string `toml:"allow_imports"`
 	DenyImports  []string `toml:"deny_imports"`
+	AllowBinary  bool     `toml:"allow_binary"`
 }
 
 // DatabaseConfig is where the bbolt files are.
 type DatabaseConfig struct {
 	EventsDB string `toml:"events_db"`
+	VaultDB  string `toml:"vault_db"`
 }
 
 // Default is the configuration of a daemon that is told nothing.
@@ -98,16 +158,20 @@ func Default() *Config {
 			LogLevel: "info", ShutdownS: 10,
 		},
 		Limits: LimitsConfig{
-			MaxPerTenant: 100, MaxTotal: 1000,
-			MemoryMB: l.MemoryMB, CPUPercent: l.CPUPercent, PIDs: l.PIDs, LogMB: l.LogMB,
+			MaxPerTenant: 100, MaxTotal: 1000, InflightPerTenant: 2048, InflightTotal: 4096,
+			MemoryMB: l.MemoryMB, CPUPercent: l.CPUPercent, PIDs: l.PIDs, DataMB: l.DataMB, LogMB: l.LogMB, KVMB: l.KVMB,
 		},
-		Telemetry: TelemetryConfig{LogEvents: true},
-		Security:  SecurityConfig{Isolation: sandbox.IsolationAuto},
+		Telemetry: TelemetryConfig{Enabled: true, LogEvents: true},
+		Security:  SecurityConfig{RateLimit: 1000, Isolation: sandbox.IsolationAuto},
+		Vault:     VaultConfig{KeySource: "file"},
+		Egress:    EgressConfig{Allow: []string{}},
+		Versions:  VersionsConfig{Keep: 50},
+		Breaker:   BreakerConfig{Failures: 20, OpenMS: 5000},
 		Build: BuildConfig{
-			Go: "go", TimeoutS: 60, MemoryMB: 2048, Parallel: runtime.NumCPU(),
+			Go: "go", TimeoutS: 60, MemoryMB: 2048, Parallel: runtime.NumCPU(), GoProxy: "off",
 			AllowImports: []string{}, DenyImports: []string{"os/exec", "plugin", "unsafe", "runtime/cgo", "C"},
 		},
-		Database: DatabaseConfig{EventsDB: "$data_dir/events"},
+		Database: DatabaseConfig{EventsDB: "$data_dir/events", VaultDB: "$data_dir/vault"},
 		origins:  map[string]string{},
 	}
 }
@@ -164,6 +228,7 @@ func (c *Config) settings() []setting {
 			return ""
 		}
 	}
+	sec, t := &c.Security, &c.Telemetry
 	// A ceiling of 0 is four times the default, filled in after the checks.
 	return []setting{
 		{"solo.listen_port", &s.ListenPort, within(&s.ListenPort, 0, 65535)},
@@ -176,25 +241,73 @@ func (c *Config) settings() []setting {
 		{"solo.shutdown_s", &s.ShutdownS, within(&s.ShutdownS, 1, 3600)},
 		{"limits.max_per_tenant", &l.MaxPerTenant, within(&l.MaxPerTenant, 1, 100000)},
 		{"limits.max_total", &l.MaxTotal, within(&l.MaxTotal, 1, 100000)},
+		{"limits.inflight_per_tenant", &l.InflightPerTenant, within(&l.InflightPerTenant, 1, 1<<20)},
+		{"limits.inflight_total", &l.InflightTotal, within(&l.InflightTotal, 1, 1<<20)},
 		{"limits.memory_mb", &l.MemoryMB, within(&l.MemoryMB, 8, 1<<30)},
 		{"limits.cpu_percent", &l.CPUPercent, within(&l.CPUPercent, 1, 1<<20)},
 		{"limits.pids", &l.PIDs, within(&l.PIDs, 8, 1<<22)},
+		{"limits.data_mb", &l.DataMB, notBuilt(&l.DataMB, 0)},
 		{"limits.log_mb", &l.LogMB, within(&l.LogMB, 1, 1<<20)},
+		{"limits.kv_mb", &l.KVMB, notBuilt(&l.KVMB, solo.DefaultLimits().KVMB)},
 		{"limits.ceiling_memory_mb", &l.CeilingMemoryMB, ceiling(&l.CeilingMemoryMB, &l.MemoryMB)},
 		{"limits.ceiling_cpu_percent", &l.CeilingCPUPercent, ceiling(&l.CeilingCPUPercent, &l.CPUPercent)},
 		{"limits.ceiling_pids", &l.CeilingPIDs, ceiling(&l.CeilingPIDs, &l.PIDs)},
+		{"limits.ceiling_data_mb", &l.CeilingDataMB, notBuilt(&l.CeilingDataMB, 0)},
 		{"limits.ceiling_log_mb", &l.CeilingLogMB, ceiling(&l.CeilingLogMB, &l.LogMB)},
-		{"telemetry.log_events", &c.Telemetry.LogEvents, anything},
+		{"limits.ceiling_kv_mb", &l.CeilingKVMB, notBuilt(&l.CeilingKVMB, 0)},
+		{"limits.tenant_memory_mb", &l.TenantMemoryMB, notBuilt(&l.TenantMemoryMB, 0)},
+		{"limits.tenant_cpu_percent", &l.TenantCPUPercent, notBuilt(&l.TenantCPUPercent, 0)},
+		{"limits.tenant_pids", &l.TenantPIDs, notBuilt(&l.TenantPIDs, 0)},
+		{"limits.tenant_secrets", &l.TenantSecrets, notBuilt(&l.TenantSecrets, 0)},
+		{"limits.tenant_streams", &l.TenantStreams, notBuilt(&l.TenantStreams, 0)},
+		{"telemetry.enabled", &t.Enabled, notBuilt(&t.Enabled, true)},
+		{"telemetry.log_events", &t.LogEvents, anything},
+		{"telemetry.otlp_endpoint", &t.OTLPEndpoint, notBuilt(&t.OTLPEndpoint, "")},
+		{"security.require_mtls", &sec.RequireMTLS, notBuilt(&sec.RequireMTLS, false)},
+		{"security.require_capability", &sec.RequireCapability, notBuilt(&sec.RequireCapability, false)},
+		{"security.tls", &sec.TLS, notBuilt(&sec.TLS, false)},
+		{"security.tls_cert", &sec.TLSCert, notBuilt(&sec.TLSCert, "")},
+		{"security.tls_key", &sec.TLSKey, notBuilt(&sec.TLSKey, "")},
+		{"security.client_ca", &sec.ClientCA, notBuilt(&sec.ClientCA, "")},
+		{"security.rate_limit_per_capability", &sec.RateLimit, notBuilt(&sec.RateLimit, 1000)},
 		{"security.isolation", &c.Security.Isolation, oneOf(&c.Security.Isolation, sandbox.IsolationStrict, sandbox.IsolationAuto, sandbox.IsolationNone)},
+		{"vault.key_source", &c.Vault.KeySource, notBuilt(&c.Vault.KeySource, "file")},
+		{"vault.key_file", &c.Vault.KeyFile, notBuilt(&c.Vault.KeyFile, "")},
 		{"build.go", &b.Go, notEmpty(&b.Go)},
 		{"build.timeout_s", &b.TimeoutS, within(&b.TimeoutS, 1, 3600)},
 		{"build.memory_mb", &b.MemoryMB, within(&b.MemoryMB, 128, 1<<30)},
 		{"build.parallel", &b.Parallel, within(&b.Parallel, 1, 1024)},
 		{"build.cache_dir", &b.CacheDir, anything},
+		{"build.goproxy", &b.GoProxy, notBuilt(&b.GoProxy, "off")},
 		{"build.allow_imports", &b.AllowImports, globs(&b.AllowImports)},
 		{"build.deny_imports", &b.DenyImports, globs(&b.DenyImports)},
+		{"build.allow_binary", &b.AllowBinary, notBuilt(&b.AllowBinary, false)},
+		{"egress.allow", &c.Egress.Allow, func() string { return noneBuilt(c.Egress.Allow) }},
+		{"events.keep_days", &c.Events.KeepDays, notBuilt(&c.Events.KeepDays, 0)},
+		{"events.max_mb", &c.Events.MaxMB, notBuilt(&c.Events.MaxMB, 0)},
+		{"versions.keep", &c.Versions.Keep, notBuilt(&c.Versions.Keep, 50)},
+		{"breaker.failures", &c.Breaker.Failures, notBuilt(&c.Breaker.Failures, 20)},
+		{"breaker.open_ms", &c.Breaker.OpenMS, notBuilt(&c.Breaker.OpenMS, 5000)},
 		{"database.events_db", &c.Database.EventsDB, notEmpty(&c.Database.EventsDB)},
+		{"database.vault_db", &c.Database.VaultDB, notEmpty(&c.Database.VaultDB)},
 	}
+}
+
+// notBuilt lets nothing through but the default of what this version does not do.
+func notBuilt[T comparable](v *T, otherwise T) func() string {
+	return func() string {
+		if *v != otherwise {
+			return fmt.Sprintf("is %#v, and this version of solod can do nothing but its default, %#v", *v, otherwise)
+		}
+		return ""
+	}
+}
+
+func noneBuilt(list []string) string {
+	if len(list) > 0 {
+		return "this version of solod can do nothing but its default, the empty list"
+	}
+	return ""
 }
 
 func ceiling(v, limit *int) func() string {
@@ -455,6 +568,7 @@ func (c *Config) resolve() error {
 		{&c.Solo.Socket, "$data_dir/solo.sock"},
 		{&c.Build.CacheDir, "$data_dir/cache"},
 		{&c.Database.EventsDB, ""},
+		{&c.Database.VaultDB, ""},
 	} {
 		if *p.path == "" {
 			*p.path = p.fallback
@@ -553,6 +667,7 @@ func (c *Config) bounds() engine.Bounds {
 	defaults, ceiling := c.limits()
 	return engine.Bounds{
 		Defaults: defaults, Ceiling: ceiling, MaxTenants: c.Solo.MaxTenants, MaxPerTenant: c.Limits.MaxPerTenant, MaxTotal: c.Limits.MaxTotal,
+		InflightPerTenant: int64(c.Limits.InflightPerTenant), InflightTotal: int64(c.Limits.InflightTotal),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 var live = map[string]bool{
 	"solo.log_level": true, "solo.max_tenants": true, "telemetry.log_events": true,
 	"limits.max_per_tenant": true, "limits.max_total": true,
+	"limits.inflight_per_tenant": true, "limits.inflight_total": true,
 	"limits.memory_mb": true, "limits.cpu_percent": true, "limits.pids": true, "limits.log_mb": true,
 	"limits.ceiling_memory_mb": true, "limits.ceiling_cpu_percent": true, "limits.ceiling_pids": true, "limits.ceiling_log_mb": true,
 }

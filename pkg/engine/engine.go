@@ -34,6 +34,8 @@ type Bounds struct {
 	// most that one may ask for.
 	Defaults, Ceiling                  solo.Limits
 	MaxTenants, MaxPerTenant, MaxTotal int
+	// InflightPerTenant and InflightTotal bound the calls that run or wait.
+	InflightPerTenant, InflightTotal int64
 }
 
 // Config is what an [Engine] works with; all of it is required but Isolation.
@@ -74,6 +76,7 @@ type Engine struct {
 	sources *sources
 	started time.Time
 	bounds  atomic.Pointer[Bounds]
+	calls   inflight
 	// loaded is set once every stored service is in memory, ready once each that
 	// should run has had its first outcome.
 	loaded, ready atomic.Bool
@@ -95,6 +98,8 @@ type Engine struct {
 	mu       sync.RWMutex
 	services map[solo.Key]*service
 	slots    map[solo.Key]*slot
+	// answering are the keys of requests under way.
+	answering map[answerKey]bool
 }
 
 // service is one service in memory: its record as last committed, and its unit.
@@ -111,7 +116,7 @@ func Open(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		cfg: cfg, sources: src, started: time.Now(), vets: make(chan vetting, vetQueue),
-		services: map[solo.Key]*service{}, slots: map[solo.Key]*slot{},
+		services: map[solo.Key]*service{}, slots: map[solo.Key]*slot{}, answering: map[answerKey]bool{},
 	}
 	e.SetBounds(cfg.Bounds)
 	if err := cfg.DB.Update(createBuckets); err != nil {

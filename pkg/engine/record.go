@@ -70,7 +70,7 @@ func createBuckets(tx *store.Tx) error {
 			return err
 		}
 	}
-	return nil
+	return prepareAnswers(tx)
 }
 
 // loadRecord returns the service's record, nil where there is none.

@@ -256,6 +256,11 @@ func (e *Engine) Invoke(ctx context.Context, p solo.Principal, serviceID string,
 		}
 		return nil, errNotFound(key)
 	}
+	mine, err := e.calls.enter(key.Tenant, e.bounds.Load())
+	if err != nil {
+		return nil, err
+	}
+	defer e.calls.leave(mine)
 	timeout := req.Timeout
 	if timeout <= 0 {
 		timeout = solo.DefaultInvokeTimeout

@@ -42,6 +42,7 @@ type Engine interface {
 	LastLogID() uint64
 	Health(ctx context.Context) *solo.Health
 	Ready() bool
+	Begin(p solo.Principal, key string, request []byte) (first *solo.Answer, finish func(*solo.Answer) error, err error)
 	Backup(ctx context.Context, p solo.Principal, w io.Writer) error
 	Shutdown(p solo.Principal) error
 }

@@ -107,6 +107,13 @@ type InvokeRequest struct {
 	Timeout time.Duration
 }
 
+// Answer is an answer that is given again to the same request.
+type Answer struct {
+	Status int
+	// Body is JSON.
+	Body []byte
+}
+
 // MaxMethod is the longest name of a method, in bytes.
 const MaxMethod = 128
 

@@ -87,6 +87,9 @@ const (
 var operations = []Operation{
 	{Name: OpDeploy, Method: "POST", Path: "/services", RPC: "Deploy", Permission: PermissionDeploy, Resource: "services/{id}",
 		Request: reflect.TypeFor[DeployRequest](), Response: reflect.TypeFor[Service](), MaxBody: MaxDeployBody, Tool: true,
+		Query: []Parameter{
+			{Name: "Idempotency-Key", Type: "string", Header: true, Doc: "The same key within 24 h gets the first answer again."},
+		},
 		Codes: []Code{CodeConflict, CodeCompileFailed, CodeTestsFailed, CodePolicyViolation, CodeStartFailed, CodeQuotaExceeded},
 		Doc:   "Compile a source, test it, start it confined and supervised, and answer once it has proved that it serves."},
 	{Name: OpCheck, Method: "POST", Path: "/services/:id/check", RPC: "Check", Permission: PermissionDeploy, Resource: "services/{id}",
@@ -111,6 +114,7 @@ var operations = []Operation{
 			{Name: "timeout_ms", Type: "integer", Doc: "From the request to stop until the group is killed; the service's stop_timeout_ms by default."},
 			{Name: "force", Type: "boolean", Doc: "Skip Stop and SIGTERM."},
 			{Name: "purge", Type: "boolean", Doc: "Forget versions, data and logs too."},
+			{Name: "Idempotency-Key", Type: "string", Header: true, Doc: "The same key within 24 h gets the first answer again."},
 		},
 		Response: reflect.TypeFor[KillResult](), Tool: true, Codes: []Code{CodeNotFound},
 		Doc: "Stop a service; answers once its processes are reaped."},

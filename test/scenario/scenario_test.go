@@ -245,6 +245,9 @@ func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
+	if key := ts.Getenv("IDEMPOTENCY_KEY"); key != "" {
+		req.Header.Set("Idempotency-Key", key)
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

@@ -25,6 +25,8 @@ type call struct {
 	op        solo.Operation
 	principal solo.Principal
 	id        string
+	// read is the JSON body, once it was read.
+	read []byte
 }
 
 // handler serves a call: it writes the answer, or returns the error.
@@ -211,11 +213,11 @@ func (c *call) json(out any) error {
 	default:
 		return withStatus(http.StatusUnsupportedMediaType, fmt.Sprintf("the body must be application/json, and not %.80q", media))
 	}
-	body, err := c.body()
-	if err != nil {
+	var err error
+	if c.read, err = c.body(); err != nil {
 		return err
 	}
-	return decode(body, out)
+	return decode(c.read, out)
 }
 
 // accepts reports whether the caller takes a media type.

@@ -76,17 +76,31 @@ type errorBody struct {
 	Details   map[string]any `json:"details"`
 }
 
+// statusOf is the status of an error; e is err as one of ours.
+func statusOf(err error, e *solo.Error) int {
+	var own *statusError
+	if errors.As(err, &own) {
+		return own.status
+	}
+	if status, ok := statuses[e.Code]; ok {
+		return status
+	}
+	return http.StatusInternalServerError
+}
+
+// bodyOf is an error as its caller reads it.
+func bodyOf(e *solo.Error) errorBody {
+	details := e.Details
+	if details == nil {
+		details = map[string]any{}
+	}
+	return errorBody{Error: e.Code, Message: e.Message, Timestamp: time.Now().UTC(), Details: details}
+}
+
 // fail answers with an error.
 func (s *Server) fail(c *call, err error) {
 	e := solo.AsError(err)
-	status, ok := statuses[e.Code]
-	if !ok {
-		status = http.StatusInternalServerError
-	}
-	var own *statusError
-	if errors.As(err, &own) {
-		status = own.status
-	}
+	status := statusOf(err, e)
 	id := c.requestID()
 	if cause := errors.Unwrap(e); cause != nil || status == http.StatusInternalServerError {
 		s.cfg.Log.Error("a request failed", "request_id", id, "route", c.Path(), "code", string(e.Code), "message", e.Message, "cause", cause)
@@ -105,9 +119,5 @@ func (s *Server) fail(c *call, err error) {
 	if retry > 0 {
 		h.Set("Retry-After", strconv.FormatInt(int64(math.Ceil(max(retry.Seconds(), 1))), 10))
 	}
-	details := e.Details
-	if details == nil {
-		details = map[string]any{}
-	}
-	c.JSON(status, errorBody{Error: e.Code, Message: e.Message, Timestamp: time.Now().UTC(), Details: details})
+	c.JSON(status, bodyOf(e))
 }

@@ -148,6 +148,17 @@ func (e *engine) Health(context.Context) *solo.Health {
 	return &solo.Health{Status: e.health, Version: "v"}
 }
 func (e *engine) Ready() bool { return e.ready }
+func (e *engine) Begin(p solo.Principal, key string, request []byte) (*solo.Answer, func(*solo.Answer) error, error) {
+	if key == "before" {
+		return &solo.Answer{Status: 201, Body: []byte(`{"first":true}`)}, nil, nil
+	}
+	return nil, func(a *solo.Answer) error {
+		if a == nil {
+			return e.note("finish nothing")
+		}
+		return e.note("finish %d", a.Status)
+	}, e.note("begin %s %s %d", p.Tenant, key, len(request))
+}
 func (e *engine) Backup(_ context.Context, p solo.Principal, w io.Writer) error {
 	io.WriteString(w, "tar")
 	return e.note("backup %v", p.Operator)
@@ -656,6 +667,42 @@ func TestListenRefuses(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 		s.Close()
+	}
+}
+
+func TestAnIdempotencyKey(t *testing.T) {
+	f := serve(t)
+	post := func(keys ...string) (*http.Response, string) {
+		t.Helper()
+		req, err := http.NewRequest("POST", f.url+"/services", strings.NewReader(`{"service_id":"s","code":"package main"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Tenant-ID", "t")
+		for _, k := range keys {
+			req.Header.Add("Idempotency-Key", k)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp, string(text)
+	}
+	if resp, text := post("before"); resp.StatusCode != 201 || text != `{"first":true}` || resp.Header.Get("Idempotent-Replayed") != "true" {
+		t.Errorf("a key that was used: %d %s", resp.StatusCode, text)
+	}
+	if resp, _ := post("new"); resp.StatusCode/100 != 2 || resp.Header.Get("Idempotent-Replayed") != "" {
+		t.Errorf("a new key: %d", resp.StatusCode)
+	}
+	for name, keys := range map[string][]string{"two": {"a", "b"}, "long": {strings.Repeat("k", 256)}, "empty": {""}} {
+		if resp, text := post(keys...); resp.StatusCode != 400 || !strings.Contains(text, "Idempotency-Key") {
+			t.Errorf("%s: %d %s", name, resp.StatusCode, text)
+		}
 	}
 }
 

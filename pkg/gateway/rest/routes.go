@@ -65,15 +65,13 @@ func (s *Server) deploy(c *call) error {
 	if err := c.identify(req.TenantID); err != nil {
 		return err
 	}
-	service, created, err := s.cfg.Engine.Deploy(c.Request().Context(), c.principal, &req)
-	if err != nil {
-		return err
-	}
-	status := http.StatusOK
-	if created {
-		status = http.StatusCreated
-	}
-	return c.answer(status, service)
+	return c.once(c.read, func() (int, any, error) {
+		service, created, err := s.cfg.Engine.Deploy(c.Request().Context(), c.principal, &req)
+		if created {
+			return http.StatusCreated, service, err
+		}
+		return http.StatusOK, service, err
+	})
 }
 
 func (s *Server) check(c *call) error {
@@ -152,11 +150,10 @@ func (s *Server) kill(c *call) error {
 	if err := q.err(); err != nil {
 		return err
 	}
-	result, err := s.cfg.Engine.Kill(c.Request().Context(), c.principal, id, opts)
-	if err != nil {
-		return err
-	}
-	return c.answer(http.StatusOK, result)
+	return c.once(nil, func() (int, any, error) {
+		result, err := s.cfg.Engine.Kill(c.Request().Context(), c.principal, id, opts)
+		return http.StatusOK, result, err
+	})
 }
 
 const metaPrefix = "X-Solo-Meta-"
