@@ -12,11 +12,13 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"github.com/solo-run/solo/pkg/engine"
+	"github.com/solo-run/solo/pkg/eventlog"
 	"github.com/solo-run/solo/pkg/sandbox"
 	"github.com/solo-run/solo/pkg/solo"
 )
@@ -283,8 +285,8 @@ func (c *Config) settings() []setting {
 		{"build.deny_imports", &b.DenyImports, globs(&b.DenyImports)},
 		{"build.allow_binary", &b.AllowBinary, notBuilt(&b.AllowBinary, false)},
 		{"egress.allow", &c.Egress.Allow, func() string { return noneBuilt(c.Egress.Allow) }},
-		{"events.keep_days", &c.Events.KeepDays, notBuilt(&c.Events.KeepDays, 0)},
-		{"events.max_mb", &c.Events.MaxMB, notBuilt(&c.Events.MaxMB, 0)},
+		{"events.keep_days", &c.Events.KeepDays, within(&c.Events.KeepDays, 0, 100000)},
+		{"events.max_mb", &c.Events.MaxMB, within(&c.Events.MaxMB, 0, 1<<30)},
 		{"versions.keep", &c.Versions.Keep, notBuilt(&c.Versions.Keep, 50)},
 		{"breaker.failures", &c.Breaker.Failures, notBuilt(&c.Breaker.Failures, 20)},
 		{"breaker.open_ms", &c.Breaker.OpenMS, notBuilt(&c.Breaker.OpenMS, 5000)},
@@ -660,6 +662,11 @@ func quote(s string) string {
 	}
 	b.WriteByte('"')
 	return b.String()
+}
+
+// retention is how much of the event log is kept.
+func (c *Config) retention() *eventlog.Retention {
+	return &eventlog.Retention{KeepFor: time.Duration(c.Events.KeepDays) * 24 * time.Hour, MaxBytes: uint64(c.Events.MaxMB) << 20}
 }
 
 // bounds are what the engine holds services and tenants to.

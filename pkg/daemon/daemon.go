@@ -104,7 +104,8 @@ type daemon struct {
 	monitor *telemetry.Monitor
 	tree    atomic.Pointer[tree]
 	// logging is whether events are lines of the log too.
-	logging atomic.Bool
+	logging   atomic.Bool
+	retention atomic.Pointer[eventlog.Retention]
 }
 
 type closer struct {
@@ -197,10 +198,11 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	}
 	d.log.Info("solod starts", "version", Version, "data_dir", dir, "rest", doors.rest.Addr, "grpc", doors.grpc.Addr, "socket", cfg.Solo.Socket, "pid", os.Getpid())
 	d.logging.Store(cfg.Telemetry.LogEvents)
+	d.retention.Store(cfg.retention())
 	return []part{
 		{name: "sandbox", run: host.Run, vital: true},
 		{name: "supervisor", run: d.engine.Run, vital: true},
-		{name: "eventlog", run: d.logEvents()},
+		{name: "eventlog", run: together(d.logEvents(), d.retain)},
 		{name: "resource monitor", run: d.monitor.Run},
 		{name: "deployer", run: comp.Run},
 		{name: "gateway", run: doors.run},
@@ -268,6 +270,49 @@ func (d *daemon) logEvents() func(context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+}
+
+// Retention is looked after every retainPause. What it frees is given back to the
+// disk where the store is large and more than half of it is free.
+const (
+	retainPause  = time.Minute
+	compactFloor = 64 << 20
+)
+
+// retain keeps the log within its retention. A cut that fails is tried again, and
+// said each time.
+func (d *daemon) retain(ctx context.Context) error {
+	tick := time.NewTicker(retainPause)
+	defer tick.Stop()
+	for {
+		removed, err := d.events.Retain(ctx, *d.retention.Load())
+		if err != nil && ctx.Err() == nil {
+			d.log.Error("the event log cannot be cut", "error", err)
+		}
+		if removed > 0 {
+			d.log.Info("events that are not kept any longer are gone", "events", removed, "first_id", d.events.FirstID())
+			d.compact()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (d *daemon) compact() {
+	size, free := d.db.Size()
+	if size < compactFloor || free < size/2 {
+		return
+	}
+	began := time.Now()
+	if err := d.db.Compact(); err != nil {
+		d.log.Error("the store cannot be compacted", "error", err)
+		return
+	}
+	after, _ := d.db.Size()
+	d.log.Info("the store is compacted", "before", size, "after", after, "took", time.Since(began).Round(time.Millisecond).String())
 }
 
 // usageHigh records that a resource of the daemon is about to run out.

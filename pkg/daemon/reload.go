@@ -15,6 +15,7 @@ import (
 // comes after.
 var live = map[string]bool{
 	"solo.log_level": true, "solo.max_tenants": true, "telemetry.log_events": true,
+	"events.keep_days": true, "events.max_mb": true,
 	"limits.max_per_tenant": true, "limits.max_total": true,
 	"limits.inflight_per_tenant": true, "limits.inflight_total": true,
 	"limits.memory_mb": true, "limits.cpu_percent": true, "limits.pids": true, "limits.log_mb": true,
@@ -55,6 +56,7 @@ func (d *daemon) reload(load func() (*Config, error)) {
 		d.log.SetLevel(hclog.LevelFromString(next.Solo.LogLevel))
 		d.logging.Store(next.Telemetry.LogEvents)
 		d.engine.SetBounds(next.bounds())
+		d.retention.Store(next.retention())
 		d.cfg = next
 		d.log.Info("the configuration is reloaded", "changed", changed)
 	}

@@ -313,6 +313,9 @@ func (e *Engine) WaitEvents(ctx context.Context, after uint64) error {
 // LastEventID is the newest event's.
 func (e *Engine) LastEventID() uint64 { return e.cfg.Events.LastID() }
 
+// FirstEventID is the oldest event's that retention has left.
+func (e *Engine) FirstEventID() uint64 { return e.cfg.Events.FirstID() }
+
 // VerifyEvents proves the chain of the whole log.
 func (e *Engine) VerifyEvents(ctx context.Context) (*solo.VerifyReport, error) {
 	report, err := e.cfg.Events.Verify(ctx)

@@ -28,6 +28,7 @@ var (
 	bucketByKind    = []byte("events.tenant.type")
 	bucketKinds     = []byte("events.type")
 	keyHead         = []byte("head")
+	keyCheckpoint   = []byte("checkpoint")
 )
 
 // fill is how full pages are left: ids only grow, so there is nothing to leave
@@ -37,17 +38,25 @@ const fill = 0.95
 // Log is the event log in a store. Its methods may be called by many goroutines
 // at once.
 type Log struct {
-	db   *store.DB
-	last atomic.Uint64
+	db          *store.DB
+	first, last atomic.Uint64
 
 	mu      sync.Mutex
 	changed chan struct{}
 }
 
-// head is the newest event.
+// head is the newest event, and how many bytes all records have.
 type head struct {
-	id   uint64
-	hash []byte
+	id    uint64
+	hash  []byte
+	bytes uint64
+}
+
+// checkpoint is where the log begins since a part of it was cut away: the first id
+// that remains, and the hash of the one before.
+type checkpoint struct {
+	first uint64
+	hash  []byte
 }
 
 // Open prepares the log in db and checks that its head is its newest event; the
@@ -71,6 +80,11 @@ func Open(db *store.DB) (*Log, error) {
 			return err
 		}
 		l.last.Store(h.id)
+		c, err := readCheckpoint(tx)
+		if err != nil {
+			return err
+		}
+		l.first.Store(c.first)
 		return checkHead(tx, h)
 	})
 	if err != nil {
@@ -79,15 +93,37 @@ func Open(db *store.DB) (*Log, error) {
 	return l, nil
 }
 
-func readHead(tx *store.Tx) (head, error) {
-	raw := tx.Bucket(bucketHead).Get(keyHead)
+func readCheckpoint(tx *store.Tx) (checkpoint, error) {
+	id, hash, err := readMark(tx, keyCheckpoint)
+	if err != nil || id == 0 {
+		return checkpoint{1, make([]byte, hashSize)}, err
+	}
+	return checkpoint{id, hash}, nil
+}
+
+// readMark reads an id with a hash; 0 where there is none.
+func readMark(tx *store.Tx, name []byte) (id uint64, hash []byte, err error) {
+	raw := tx.Bucket(bucketHead).Get(name)
 	if raw == nil {
-		return head{hash: make([]byte, hashSize)}, nil
+		return 0, make([]byte, hashSize), nil
 	}
-	if len(raw) != 8+hashSize {
-		return head{}, fmt.Errorf("its head is damaged")
+	if len(raw) < 8+hashSize {
+		return 0, nil, fmt.Errorf("its %s is damaged", name)
 	}
-	return head{binary.BigEndian.Uint64(raw), bytes.Clone(raw[8:])}, nil
+	return binary.BigEndian.Uint64(raw), bytes.Clone(raw[8 : 8+hashSize]), nil
+}
+
+func readHead(tx *store.Tx) (head, error) {
+	id, hash, err := readMark(tx, keyHead)
+	h := head{id: id, hash: hash}
+	if raw := tx.Bucket(bucketHead).Get(keyHead); len(raw) == 16+hashSize {
+		h.bytes = binary.BigEndian.Uint64(raw[8+hashSize:])
+	}
+	return h, err
+}
+
+func writeHead(tx *store.Tx, h head) error {
+	return tx.Bucket(bucketHead).Put(keyHead, binary.BigEndian.AppendUint64(append(key(h.id), h.hash...), h.bytes))
 }
 
 func checkHead(tx *store.Tx, h head) error {
@@ -133,7 +169,7 @@ func (l *Log) Append(tx *store.Tx, e solo.Event) (uint64, error) {
 	if err := index(tx, k, &e); err != nil {
 		return 0, err
 	}
-	if err := tx.Bucket(bucketHead).Put(keyHead, append(key(id), hash...)); err != nil {
+	if err := writeHead(tx, head{id, hash, h.bytes + uint64(len(raw))}); err != nil {
 		return 0, err
 	}
 	tx.OnCommit(func() { l.wake(id) })
@@ -184,10 +220,14 @@ func (l *Log) wake(id uint64) {
 // LastID is the id of the newest event, 0 for none.
 func (l *Log) LastID() uint64 { return l.last.Load() }
 
+// FirstID is the id of the oldest event that retention has left, or the one that
+// the first event gets.
+func (l *Log) FirstID() uint64 { return l.first.Load() }
+
 // Stats counts the log.
 func (l *Log) Stats() solo.EventStats {
 	last := l.last.Load()
-	return solo.EventStats{LastID: last, Total: last}
+	return solo.EventStats{LastID: last, Total: last + 1 - min(l.first.Load(), last+1)}
 }
 
 // Wait returns when there is an event after that id; the error is ctx's.
@@ -233,7 +273,8 @@ func (l *Log) Page(q solo.EventQuery) (solo.EventPage, error) {
 		events := tx.Bucket(bucketEvents)
 		c := ids.Cursor()
 		scanned := 0
-		for k, raw := c.Seek(key(q.SinceID + 1)); k != nil; k, raw = c.Next() {
+		// What a cut has not come to remove yet is gone all the same.
+		for k, raw := c.Seek(key(max(q.SinceID+1, l.first.Load()))); k != nil; k, raw = c.Next() {
 			if scanned++; scanned > maxScan || len(page.Events) == limit {
 				return nil
 			}
@@ -304,7 +345,7 @@ func (l *Log) Chain(id uint64, limit int) ([]solo.Event, error) {
 	out := []solo.Event{}
 	err := l.db.View(func(tx *store.Tx) error {
 		events := tx.Bucket(bucketEvents)
-		for id > 0 && len(out) < limit {
+		for id >= l.first.Load() && len(out) < limit {
 			raw := events.Get(key(id))
 			if raw == nil {
 				return nil
@@ -370,8 +411,21 @@ func (l *Log) Verify(ctx context.Context) (solo.VerifyReport, error) { return ve
 
 func verify(ctx context.Context, db *store.DB) (solo.VerifyReport, error) {
 	report := solo.VerifyReport{OK: true}
-	prev := make([]byte, hashSize)
-	next := uint64(1)
+	var prev []byte
+	var next uint64
+	var cut checkpoint
+	err := db.View(func(tx *store.Tx) (err error) {
+		if tx.Bucket(bucketHead) == nil {
+			return fmt.Errorf("the file holds no event log")
+		}
+		cut, err = readCheckpoint(tx)
+		return err
+	})
+	if err != nil {
+		return report, fmt.Errorf("cannot verify the event log: %w", err)
+	}
+	prev, next = cut.hash, cut.first
+	attested := cut.first == 1
 	bad := func(id uint64) {
 		report.OK, report.BadID = false, &id
 	}
@@ -399,6 +453,7 @@ func verify(ctx context.Context, db *store.DB) (solo.VerifyReport, error) {
 				if report.FirstID == 0 {
 					report.FirstID = id
 				}
+				attested = attested || cut.attestedBy(&r)
 				report.LastID, prev = id, bytes.Clone(r.hash)
 				next++
 			}
@@ -409,6 +464,9 @@ func verify(ctx context.Context, db *store.DB) (solo.VerifyReport, error) {
 			}
 			if h.id >= next || !bytes.Equal(h.hash, prev) {
 				bad(next)
+			}
+			if !attested {
+				bad(cut.first)
 			}
 			return nil
 		})

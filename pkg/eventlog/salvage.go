@@ -77,19 +77,30 @@ func copyBucket(from, to *bbolt.Bucket) error {
 // copyEvents copies records for as long as the chain holds, and returns the first
 // that does not.
 func copyEvents(ctx context.Context, old, fresh *store.DB) (bad *uint64, err error) {
-	prev, next := make([]byte, hashSize), uint64(1)
+	var prev []byte
+	var next uint64
+	var cut checkpoint
+	err = old.View(func(from *store.Tx) (err error) {
+		if from.Bucket(bucketHead) == nil {
+			return errors.New("the file holds no event log")
+		}
+		cut, err = readCheckpoint(from)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	prev, next = cut.hash, cut.first
+	total := uint64(0)
 	for done := false; !done; {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		err := old.View(func(from *store.Tx) error {
 			events := from.Bucket(bucketEvents)
-			if events == nil {
-				return errors.New("the file holds no event log")
-			}
 			return fresh.Update(func(to *store.Tx) error {
 				c := events.Cursor()
-				at, hash, n := next, prev, 0
+				at, hash, sum, n := next, prev, total, 0
 				for k, raw := c.Seek(key(at)); ; k, raw = c.Next() {
 					if n++; n > verifyPage {
 						break
@@ -112,13 +123,18 @@ func copyEvents(ctx context.Context, old, fresh *store.DB) (bad *uint64, err err
 					if err := index(to, bytes.Clone(k), &e); err != nil {
 						return err
 					}
-					at, hash = id+1, bytes.Clone(r.hash)
+					at, hash, sum = id+1, bytes.Clone(r.hash), sum+uint64(len(raw))
 				}
-				next, prev = at, hash
+				next, prev, total = at, hash, sum
 				if next == 1 {
 					return nil
 				}
-				return to.Bucket(bucketHead).Put(keyHead, append(key(next-1), prev...))
+				if cut.first > 1 {
+					if err := to.Bucket(bucketHead).Put(keyCheckpoint, append(key(cut.first), cut.hash...)); err != nil {
+						return err
+					}
+				}
+				return writeHead(to, head{next - 1, prev, total})
 			})
 		})
 		if err != nil {

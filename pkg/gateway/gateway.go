@@ -35,6 +35,7 @@ type Engine interface {
 	Tree(ctx context.Context, p solo.Principal) (*solo.TreeNode, error)
 	Events(ctx context.Context, q solo.EventQuery) (solo.EventPage, error)
 	WaitEvents(ctx context.Context, after uint64) error
+	FirstEventID() uint64
 	LastEventID() uint64
 	VerifyEvents(ctx context.Context) (*solo.VerifyReport, error)
 	Logs(ctx context.Context, q solo.LogQuery) (solo.LogPage, error)

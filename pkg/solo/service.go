@@ -198,6 +198,7 @@ const (
 	EventServiceReady            EventType = "service_ready"
 	EventRuntimeUsageHigh        EventType = "runtime_usage_high"
 	EventConfigReloaded          EventType = "config_reloaded"
+	EventLogCheckpoint           EventType = "log_checkpoint"
 )
 
 // Subjects of the events that are about the daemon and belong to no tenant:

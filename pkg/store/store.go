@@ -44,9 +44,15 @@ type Options struct {
 
 // DB is an open store. Its methods may be called by many goroutines at once.
 type DB struct {
-	bolt  *bbolt.DB
 	path  string
+	opts  Options
 	fault atomic.Pointer[error]
+
+	// writing is held by whoever changes the file, swap shared by whoever uses bolt:
+	// a compaction puts another file in its place.
+	writing sync.Mutex
+	swap    sync.RWMutex
+	bolt    *bbolt.DB
 
 	mu      sync.Mutex
 	queue   []*change
@@ -70,7 +76,7 @@ func Open(path string, opts Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{path: path}
+	db := &DB{path: path, opts: opts}
 	if !fresh {
 		if err := checkWhole(path, opts); err != nil {
 			return nil, describe(path, err)
@@ -225,7 +231,68 @@ func (db *DB) prepare(readOnly bool) (id string, err error) {
 }
 
 // Close ends the store; changes under way are finished first.
-func (db *DB) Close() error { return db.bolt.Close() }
+func (db *DB) Close() error {
+	db.writing.Lock()
+	defer db.writing.Unlock()
+	db.swap.Lock()
+	defer db.swap.Unlock()
+	return db.bolt.Close()
+}
+
+// compactSuffix names the copy of a compaction under way; one that a crash has
+// left is removed by the next.
+const compactSuffix = ".compact"
+
+// compactStep is how much one transaction of a compaction copies.
+const compactStep = 16 << 20
+
+// Compact writes the store anew without its free pages and puts that in the place
+// of the file. Changes wait meanwhile; reads go on but for the moment of the
+// exchange. It needs room for the copy; if it fails, nothing has changed.
+func (db *DB) Compact() error {
+	db.writing.Lock()
+	defer db.writing.Unlock()
+	tmp := db.path + compactSuffix
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot compact the store: %w", err)
+	}
+	defer os.Remove(tmp)
+	fresh, err := openBolt(tmp, db.opts)
+	if err != nil {
+		return fmt.Errorf("cannot compact the store: %w", err)
+	}
+	err = bbolt.Compact(fresh, db.bolt, compactStep)
+	if err == nil {
+		err = fresh.Sync()
+	}
+	if cerr := fresh.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("cannot compact the store: %w", err)
+	}
+	db.swap.Lock()
+	defer db.swap.Unlock()
+	if err := os.Rename(tmp, db.path); err != nil {
+		return fmt.Errorf("cannot compact the store: %w", err)
+	}
+	if dir, err := os.Open(filepath.Dir(db.path)); err == nil {
+		dir.Sync()
+		dir.Close()
+	}
+	fresh, err = openBolt(db.path, db.opts)
+	if err != nil {
+		// The old file has no name any more, and all that it holds is in the new one:
+		// nothing may be written to either.
+		fault := error(solo.StorageError("the store cannot be opened after its compaction", err))
+		db.fault.Store(&fault)
+		db.bolt.Close()
+		return fault
+	}
+	old := db.bolt
+	db.bolt = fresh
+	return old.Close()
+}
 
 // Healthy returns what the last change met on the disk, nil for nothing.
 func (db *DB) Healthy() error {
@@ -238,12 +305,11 @@ func (db *DB) Healthy() error {
 // Size returns how large the file is and how much of it is free for what comes,
 // in bytes.
 func (db *DB) Size() (size, free int64) {
-	stats := db.bolt.Stats()
 	db.View(func(tx *Tx) error {
-		size = tx.Size()
+		size, free = tx.Size(), int64(tx.DB().Stats().FreeAlloc)
 		return nil
 	})
-	return size, int64(stats.FreeAlloc)
+	return size, free
 }
 
 // Snapshot writes a copy of the store as it stands to a new file.
@@ -286,6 +352,8 @@ func (db *DB) View(fn func(*Tx) error) (err error) {
 			db.fault.Store(&err)
 		}
 	}()
+	db.swap.RLock()
+	defer db.swap.RUnlock()
 	return db.bolt.View(func(tx *bbolt.Tx) error { return fn(&Tx{Tx: tx, Now: time.Now().UTC()}) })
 }
 
@@ -398,6 +466,8 @@ func (db *DB) transaction(fn func(*bbolt.Tx) error) (err error) {
 			err = damaged(p)
 		}
 	}()
+	db.writing.Lock()
+	defer db.writing.Unlock()
 	return db.bolt.Update(fn)
 }
 

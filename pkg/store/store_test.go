@@ -255,6 +255,83 @@ func TestOpenRefusesWithAdvice(t *testing.T) {
 	}
 }
 
+func TestCompactionLosesNothingAndStopsNobody(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	db := open(t, path)
+	for i := range 400 {
+		if err := db.Update(put(fmt.Sprint(i), strings.Repeat("x", 50_000))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := db.Update(func(tx *store.Tx) error {
+		for i := 20; i < 400; i++ {
+			if err := tx.Bucket(bucket).Delete([]byte(fmt.Sprint(i))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A copy that a crash has left is in nobody's way.
+	if err := os.WriteFile(path+".compact", []byte("left"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := db.Size()
+	quit := make(chan struct{})
+	var group sync.WaitGroup
+	var written atomic.Int64
+	for range 2 {
+		group.Go(func() {
+			for {
+				select {
+				case <-quit:
+					return
+				default:
+				}
+				n := written.Add(1)
+				if err := db.Update(put(fmt.Sprint("w", n), fmt.Sprint(n))); err != nil {
+					t.Error(err)
+					return
+				}
+				if got := get(t, db, "7"); len(got) != 50_000 {
+					t.Errorf("a read has %d bytes", len(got))
+					return
+				}
+			}
+		})
+	}
+	for range 5 {
+		if err := db.Compact(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(quit)
+	group.Wait()
+	after, _ := db.Size()
+	if after > before/4 {
+		t.Errorf("the store has %d bytes, before %d", after, before)
+	}
+	check := func(db *store.DB) {
+		t.Helper()
+		for n := int64(1); n <= written.Load(); n++ {
+			if got := get(t, db, fmt.Sprint("w", n)); got != fmt.Sprint(n) {
+				t.Fatalf("w%d is %q", n, got)
+			}
+		}
+	}
+	check(db)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, path)
+	check(again)
+	if _, err := os.Stat(path + ".compact"); err == nil {
+		t.Error("the copy is left")
+	}
+}
+
 // A file may also be cut off under an open store.
 func TestATruncatedStoreIsAnErrorAndNoCrash(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")

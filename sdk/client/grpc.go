@@ -256,6 +256,14 @@ func (t *grpcTransport) follow(ctx context.Context, method string, in proto.Mess
 		moved = true
 		switch r := m.(type) {
 		case *solov1.Event:
+			if r.GetId() == 0 && r.GetEventType() == "gap" {
+				first := uint64(r.GetPayload().GetFields()["first_id"].GetNumberValue())
+				in.(*solov1.WatchRequest).SinceId = proto.Uint64(max(first, 1) - 1)
+				if !yield(nil, &Gap{FirstID: first}) {
+					return moved, errStopped
+				}
+				continue
+			}
 			in.(*solov1.WatchRequest).SinceId = proto.Uint64(r.GetId())
 		case *solov1.LogLine:
 			in.(*solov1.LogsRequest).SinceId = proto.Uint64(r.GetId())

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/solo-run/solo/pkg/identity"
 	"github.com/solo-run/solo/pkg/solo"
@@ -317,6 +318,17 @@ func (s *Server) Watch(m *solov1.WatchRequest, st rpc.ServerStreamingServer[solo
 		q.SinceID = s.cfg.Engine.LastEventID()
 	}
 	for {
+		// A reader hears once of what retention has cut away: an event without an id.
+		if first := s.cfg.Engine.FirstEventID(); q.SinceID+1 < first && !m.StopAtEnd {
+			gap, err := structpb.NewStruct(map[string]any{"first_id": first})
+			if err != nil {
+				return solo.Internal(err)
+			}
+			if err := st.Send(&solov1.Event{EventType: "gap", Payload: gap}); err != nil {
+				return err
+			}
+			q.SinceID = first - 1
+		}
 		page, err := s.cfg.Engine.Events(ctx, q)
 		if err != nil {
 			return err

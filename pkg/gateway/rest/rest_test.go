@@ -29,6 +29,7 @@ type engine struct {
 	err    error
 	seen   []string
 	events []solo.Event
+	first  uint64
 	wake   chan struct{}
 	ready  bool
 	health string
@@ -128,6 +129,7 @@ func (e *engine) append(tenant string) {
 	close(e.wake)
 	e.wake = make(chan struct{})
 }
+func (e *engine) FirstEventID() uint64 { return e.first }
 func (e *engine) LastEventID() uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -48,6 +48,13 @@ func (s *Server) events(c *call) error {
 	eq.Limit = streamPage
 	return s.stream(c, source{
 		next: func(ctx context.Context, write func(id uint64, event string, data any) error) (bool, error) {
+			// A reader hears once of what retention has cut away before it came to it.
+			if first := s.cfg.Engine.FirstEventID(); eq.SinceID+1 < first {
+				if err := write(0, "gap", map[string]uint64{"first_id": first}); err != nil {
+					return false, err
+				}
+				eq.SinceID = first - 1
+			}
 			page, err := s.cfg.Engine.Events(ctx, eq)
 			if err != nil {
 				return false, err
@@ -209,12 +216,16 @@ type sse struct {
 // flushAt is how much is gathered before it is written.
 const flushAt = 64 << 10
 
+// event writes a record. Only stored ones have an id.
 func (o *sse) event(id uint64, event string, data any) error {
 	text, err := json.Marshal(data)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(&o.buf, "id: %d\nevent: %s\ndata: %s\n\n", id, event, text)
+	if id > 0 {
+		fmt.Fprintf(&o.buf, "id: %d\n", id)
+	}
+	fmt.Fprintf(&o.buf, "event: %s\ndata: %s\n\n", event, text)
 	if o.buf.Len() >= flushAt {
 		return o.flush()
 	}

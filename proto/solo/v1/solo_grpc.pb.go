@@ -68,7 +68,9 @@ type SoloClient interface {
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ServiceList, error)
 	// Restart restarts a service at once, with a fresh budget and backoff.
 	Restart(ctx context.Context, in *RestartRequest, opts ...grpc.CallOption) (*Service, error)
-	// Watch follows the event log. It ends only with the daemon or the proof.
+	// Watch follows the event log. It ends only with the daemon or the proof. Where
+	// retention has cut away what follows since_id, an event of type "gap" without an
+	// id comes first, whose payload has the first_id that remains.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Event], error)
 	// Invoke calls a method of a service. Bodies pass through as they are.
 	Invoke(ctx context.Context, in *InvokeRequest, opts ...grpc.CallOption) (*InvokeReply, error)
@@ -286,7 +288,9 @@ type SoloServer interface {
 	List(context.Context, *ListRequest) (*ServiceList, error)
 	// Restart restarts a service at once, with a fresh budget and backoff.
 	Restart(context.Context, *RestartRequest) (*Service, error)
-	// Watch follows the event log. It ends only with the daemon or the proof.
+	// Watch follows the event log. It ends only with the daemon or the proof. Where
+	// retention has cut away what follows since_id, an event of type "gap" without an
+	// id comes first, whose payload has the first_id that remains.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Event]) error
 	// Invoke calls a method of a service. Bodies pass through as they are.
 	Invoke(context.Context, *InvokeRequest) (*InvokeReply, error)
