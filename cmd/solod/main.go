@@ -22,9 +22,15 @@ import (
 )
 
 func main() {
+	status := 1
+	daemon.Main(func() { status = start() })
+	os.Exit(status)
+}
+
+func start() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the daemon at once
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -33,6 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	file := flags.String("config", os.Getenv("SOLO_CONFIG"), "configuration `file` (TOML)")
 	show := flags.Bool("print-config", false, "print the configuration and where each value came from, and end")
 	version := flags.Bool("version", false, "print the version and end")
+	offer := flags.Bool(daemon.HandoverFlag, false, "print what this binary can take over in an upgrade, and end")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -51,6 +58,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintln(stderr, "solod:", err)
 		return 2
+	}
+	if *offer {
+		if err := daemon.WriteOffer(stdout); err != nil {
+			return 1
+		}
+		return 0
 	}
 	if *show {
 		if err := cfg.Print(stdout); err != nil {

@@ -86,13 +86,13 @@ func Open(cfg Config) (*Compiler, error) {
 		slots: make(chan struct{}, cfg.Parallel), queue: make(chan struct{}, cfg.Parallel+max(cfg.QueueMax, 0)),
 	}
 	c.warm = newWarmth(c)
-	if err := c.findToolchain(); err != nil {
-		return nil, err
-	}
 	for _, dir := range []string{cfg.Dir, cfg.CacheDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make a directory of the compiler: %w", err)
 		}
+	}
+	if err := c.findToolchain(); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -100,40 +100,89 @@ func Open(cfg Config) (*Compiler, error) {
 // toolchainTime bounds the questions to the go command at the start.
 const toolchainTime = 30 * time.Second
 
-// findToolchain asks the go command where and what it is.
+// toolchain is what the go command says of itself and its library.
+type toolchain struct {
+	// Binary names the file that said it.
+	Binary    string
+	GOROOT    string
+	GOVERSION string
+	Std       []string
+}
+
+// memoFile keeps what the toolchain has said: asking takes a tenth of a second,
+// which is most of a start.
+const memoFile = ".toolchain.json"
+
+// findToolchain asks the go command where and what it is, or remembers it for as
+// long as its file is the same.
 func (c *Compiler) findToolchain() error {
 	name, err := exec.LookPath(c.cfg.Go)
 	if err != nil {
 		return fmt.Errorf("cannot find the Go toolchain %q (build.go): %w", c.cfg.Go, err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), toolchainTime)
-	defer cancel()
-	var env struct{ GOROOT, GOVERSION string }
-	text, err := c.askGo(ctx, name, "env", "-json", "GOROOT", "GOVERSION")
-	if err == nil {
-		err = json.Unmarshal(text, &env)
-	}
+	real, err := filepath.EvalSymlinks(name)
 	if err != nil {
-		return fmt.Errorf("cannot use the Go toolchain %s (build.go): %w", name, err)
+		return fmt.Errorf("cannot find the Go toolchain %q (build.go): %w", c.cfg.Go, err)
 	}
-	c.goRoot, c.toolchain = env.GOROOT, env.GOVERSION
-	c.goCmd = filepath.Join(env.GOROOT, "bin", "go")
+	id, err := identify(real)
+	if err != nil {
+		return fmt.Errorf("cannot find the Go toolchain %q (build.go): %w", c.cfg.Go, err)
+	}
+	binary := fmt.Sprintf("%s %+v", real, id)
+	memo := filepath.Join(c.cfg.Dir, memoFile)
+	var t toolchain
+	text, err := os.ReadFile(memo)
+	known := err == nil && len(text) < maxMemo && json.Unmarshal(text, &t) == nil && t.Binary == binary
+	if !known {
+		if t, err = c.askToolchain(name); err != nil {
+			return err
+		}
+		t.Binary = binary
+	}
+	c.goRoot, c.toolchain = t.GOROOT, t.GOVERSION
+	c.goCmd = filepath.Join(t.GOROOT, "bin", "go")
 	if _, err := os.Stat(c.goCmd); err != nil {
 		return fmt.Errorf("cannot use the Go toolchain %s (build.go): %w", name, err)
 	}
-	version := canonical(strings.TrimPrefix(env.GOVERSION, "go"))
+	version := canonical(strings.TrimPrefix(t.GOVERSION, "go"))
 	c.goLine = version[:strings.LastIndexByte(version, '.')]
-	list, err := c.askGo(ctx, c.goCmd, "list", "std")
-	if err != nil {
-		return fmt.Errorf("cannot list the standard library of %s: %w", name, err)
-	}
 	c.std = map[string]bool{"unsafe": true}
-	for _, p := range strings.Fields(string(list)) {
+	for _, p := range t.Std {
 		if !strings.HasPrefix(p, "vendor/") && !strings.Contains("/"+p+"/", "/internal/") {
 			c.std[p] = true
 		}
 	}
+	if known {
+		return nil
+	}
+	if text, err = json.Marshal(t); err == nil {
+		err = os.WriteFile(memo, text, 0o600)
+	}
+	if err != nil {
+		c.cfg.Log.Warn("what the toolchain says of itself cannot be kept; it is asked again at the next start", "error", err)
+	}
 	return nil
+}
+
+// maxMemo bounds the memo, in bytes.
+const maxMemo = 1 << 20
+
+func (c *Compiler) askToolchain(name string) (t toolchain, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), toolchainTime)
+	defer cancel()
+	text, err := c.askGo(ctx, name, "env", "-json", "GOROOT", "GOVERSION")
+	if err == nil {
+		err = json.Unmarshal(text, &t)
+	}
+	if err != nil {
+		return t, fmt.Errorf("cannot use the Go toolchain %s (build.go): %w", name, err)
+	}
+	list, err := c.askGo(ctx, filepath.Join(t.GOROOT, "bin", "go"), "list", "std")
+	if err != nil {
+		return t, fmt.Errorf("cannot list the standard library of %s: %w", name, err)
+	}
+	t.Std = strings.Fields(string(list))
+	return t, nil
 }
 
 func (c *Compiler) askGo(ctx context.Context, name string, args ...string) ([]byte, error) {

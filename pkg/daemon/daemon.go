@@ -34,6 +34,10 @@ import (
 // Version is the daemon's own; the build sets it.
 var Version = "dev"
 
+// Main runs the program beside the thread of its caller, which main has to be: it
+// is lent to whoever forks (see sandbox.ServeMain).
+func Main(run func()) { sandbox.ServeMain(run) }
+
 // Options are what surrounds a run of the daemon.
 type Options struct {
 	// Reload asks for the configuration to be read again, by Load.
@@ -47,12 +51,24 @@ func Run(ctx context.Context, cfg *Config, opts Options) error {
 	d := &daemon{cfg: cfg, log: hclog.New(&hclog.LoggerOptions{
 		Name: "solod", Level: hclog.LevelFromString(cfg.Solo.LogLevel), Output: os.Stderr, TimeFn: func() time.Time { return time.Now().UTC() },
 	})}
+	former, memory, err := takeHandover()
+	if err != nil {
+		return err
+	}
+	d.former = former
 	defer d.close()
 	ctx, d.stop = context.WithCancel(ctx)
 	defer d.stop()
 	parts, err := d.build(ctx)
+	if err != nil && former != nil {
+		d.log.Error("the upgrade fails; the old binary takes the place back", "error", err)
+		err = errors.Join(err, former.handBack(memory))
+	}
 	if err != nil {
 		return err
+	}
+	if former != nil {
+		former.settled(memory)
 	}
 	d.tree.Store(newTree(parts, d.partFailed))
 	var beside sync.WaitGroup
@@ -98,6 +114,13 @@ type daemon struct {
 	stop    context.CancelFunc
 	closers []closer
 
+	// former is what another binary has handed over to this one, nil at a boot.
+	former    *handover
+	upgrading atomic.Bool
+
+	lock    *lock
+	host    *sandbox.Host
+	doors   *doors
 	db      *store.DB
 	events  *eventlog.Log
 	engine  *engine.Engine
@@ -129,10 +152,11 @@ func (d *daemon) close() {
 func (d *daemon) build(ctx context.Context) ([]part, error) {
 	cfg := d.cfg
 	dir := cfg.Solo.DataDir
-	lock, err := takeLock(dir)
+	lock, err := d.takeLock(dir)
 	if err != nil {
 		return nil, err
 	}
+	d.lock = lock
 	d.onClose("lock", lock.Close)
 
 	if err := removeStaging(dir); err != nil {
@@ -159,6 +183,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.host = host
 	builds, err := newRunner(host, cfg.Build.CacheDir)
 	if err != nil {
 		return nil, err
@@ -178,22 +203,39 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		Isolation: host.Layers(), SourceDir: filepath.Join(dir, "sources"), Bounds: cfg.bounds(),
 		Grace: shutdown / 2, Parallel: bootParallel * cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) },
 		Parts: func() []solo.TreeNode { return d.tree.Load().snapshot() }, Components: d.components,
-		Backup: d.backup, Stop: d.stop, Log: d.log.Named("engine"),
+		Backup: d.backup, Upgrade: d.upgrade, Adopt: d.former.services(), Stop: d.stop, Log: d.log.Named("engine"),
 	})
 	if err != nil {
 		return nil, err
 	}
-	doors := &doors{
+	d.doors = &doors{
 		rest: rest.Config{
 			Engine: d.engine, Log: d.log.Named("rest"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.HTTPPort)),
-			Socket: cfg.Solo.Socket, ShutdownTimeout: shutdown / 4,
+			Socket: cfg.Solo.Socket,
 		},
 		grpc: grpc.Config{
 			Engine: d.engine, Log: d.log.Named("grpc"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.ListenPort)),
-			Socket: cfg.grpcSocket(), ShutdownTimeout: shutdown / 4,
+			Socket: cfg.grpcSocket(),
 		},
+		holds: make(chan hold),
 	}
-	if err := doors.listen(); err != nil {
+	doors := d.doors
+	patience := func() time.Duration {
+		if doors.patient.Load() {
+			return callTime
+		}
+		return shutdown / 4
+	}
+	doors.rest.ShutdownTimeout, doors.grpc.ShutdownTimeout = patience, patience
+	if d.former != nil {
+		// Callers of the former daemon wait in the listeners, and are not to be told
+		// that this one is starting.
+		doors.until = d.untilReady
+		err = doors.adopt(d.former)
+	} else {
+		err = doors.listen()
+	}
+	if err != nil {
 		return nil, err
 	}
 	d.log.Info("solod starts", "version", Version, "data_dir", dir, "rest", doors.rest.Addr, "grpc", doors.grpc.Addr, "socket", cfg.Solo.Socket, "pid", os.Getpid())
@@ -227,10 +269,14 @@ func (d *daemon) sandbox(ctx context.Context) (*sandbox.Host, error) {
 	id := sha256.Sum256([]byte(real))
 	boot := make([]byte, 4)
 	rand.Read(boot)
-	host, err := sandbox.Open(sandbox.Config{
+	config := sandbox.Config{
 		ID: hex.EncodeToString(id[:6]), Boot: hex.EncodeToString(boot),
 		Isolation: d.cfg.Security.Isolation, StateDir: filepath.Join(dir, "sandbox"),
-	})
+	}
+	if d.former != nil {
+		config.ID, config.Boot, config.Adopt = d.former.Sandbox.ID, d.former.Sandbox.Boot, d.former.Sandbox
+	}
+	host, err := sandbox.Open(config)
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +285,9 @@ func (d *daemon) sandbox(ctx context.Context) (*sandbox.Host, error) {
 		if !layer.On {
 			d.log.Warn("a layer of isolation is off", "layer", name, "why", layer.Why)
 		}
+	}
+	if d.former != nil {
+		return host, nil // what runs is not left over
 	}
 	killed, err := host.Sweep(ctx)
 	if err != nil {

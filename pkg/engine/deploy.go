@@ -211,7 +211,7 @@ func (e *Engine) deploy(ctx context.Context, key solo.Key, d *deployment) (*serv
 		return nil, err
 	}
 	if s == nil {
-		if s, err = e.addService(r); err != nil {
+		if s, err = e.addService(r, nil); err != nil {
 			candidate.Abort()
 			return nil, err
 		}

@@ -64,6 +64,10 @@ type Config struct {
 	Components func() map[string]solo.Component
 	// Backup writes a consistent copy of all that is kept.
 	Backup func(ctx context.Context, w io.Writer) error
+	// Upgrade starts an upgrade; Adopt is what a former daemon has handed over, nil at
+	// a boot of its own.
+	Upgrade func(ctx context.Context, binary string) (*solo.UpgradeResult, error)
+	Adopt   *Handover
 	// Stop is told that an operator wants the daemon to end.
 	Stop func()
 	Log  Logger
@@ -154,11 +158,15 @@ func (e *Engine) Run(ctx context.Context) error {
 // boot tells what a former daemon could not, and starts what should run.
 func (e *Engine) boot(ctx context.Context) error {
 	var records []*record
-	err := e.cfg.DB.Update(func(tx *store.Tx) error {
-		var err error
-		if records, err = allRecords(tx); err != nil {
-			return err
-		}
+	err := e.cfg.DB.View(func(tx *store.Tx) (err error) {
+		records, err = allRecords(tx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot boot: %w", err)
+	}
+	running := e.adopt(records)
+	err = e.cfg.DB.Update(func(tx *store.Tx) error {
 		wanted := 0
 		for _, r := range records {
 			if r.wanted() {
@@ -167,12 +175,15 @@ func (e *Engine) boot(ctx context.Context) error {
 		}
 		boot, err := e.cfg.Events.Append(tx, solo.Event{
 			Type: solo.EventSystemStarted, Subject: solo.SubjectSystem,
-			Payload: map[string]any{"version": e.cfg.Version, "services": wanted},
+			Payload: map[string]any{"version": e.cfg.Version, "services": wanted, "upgraded": e.cfg.Adopt != nil},
 		})
 		if err != nil {
 			return err
 		}
 		for _, r := range records {
+			if running[r.key()] != nil {
+				continue
+			}
 			if err := e.foldUnseen(tx, r, boot); err != nil {
 				return err
 			}
@@ -188,11 +199,11 @@ func (e *Engine) boot(ctx context.Context) error {
 	}
 	var starts []start
 	for _, r := range records {
-		s, err := e.addService(r)
+		s, err := e.addService(r, running[r.key()])
 		if err != nil {
 			return err
 		}
-		if r.wanted() {
+		if r.wanted() && running[r.key()] == nil {
 			starts = append(starts, start{s.unit, s.unit.Boot()})
 		}
 	}
@@ -210,13 +221,13 @@ func (e *Engine) boot(ctx context.Context) error {
 			e.cfg.Log.Info("starting services", "done", done, "of", len(starts))
 		}
 	}
-	running := 0
+	up := 0
 	for _, s := range starts {
 		if s.unit.View().State == solo.StateRunning {
-			running++
+			up++
 		}
 	}
-	e.cfg.Log.Info("services are started", "running", running, "wanted", len(starts), "took", time.Since(began).Round(time.Millisecond).String())
+	e.cfg.Log.Info("services are started", "running", up, "wanted", len(starts), "adopted", len(running), "took", time.Since(began).Round(time.Millisecond).String())
 	e.ready.Store(true)
 	return nil
 }
@@ -278,13 +289,13 @@ func (e *Engine) recordStop() error {
 }
 
 // addService takes a stored service into memory.
-func (e *Engine) addService(r *record) (*service, error) {
+func (e *Engine) addService(r *record, running *supervisor.Running) (*service, error) {
 	state := r.State
 	if r.wanted() {
 		state = solo.StateStopped
 	}
 	unit, err := e.sup.Add(supervisor.Seed{
-		Plan: planOf(r), State: state, Restarts: r.Restarts, LastExit: r.LastExit, Number: r.LastInstance,
+		Plan: planOf(r), State: state, Restarts: r.Restarts, LastExit: r.LastExit, Number: r.LastInstance, Running: running,
 	})
 	if err != nil {
 		return nil, err

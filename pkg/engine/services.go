@@ -210,7 +210,7 @@ func (e *Engine) purge(ctx context.Context, key solo.Key, s *service) error {
 	})
 	if err != nil {
 		// What the disk still knows, the memory must too.
-		if _, aerr := e.addService(s.record.Load()); aerr != nil {
+		if _, aerr := e.addService(s.record.Load(), nil); aerr != nil {
 			e.cfg.Log.Error("cannot take back a service whose purge failed", "error", aerr)
 		}
 		return err

@@ -45,6 +45,7 @@ type Engine interface {
 	Ready() bool
 	Begin(p solo.Principal, key string, request []byte) (first *solo.Answer, finish func(*solo.Answer) error, err error)
 	Backup(ctx context.Context, p solo.Principal, w io.Writer) error
+	Upgrade(ctx context.Context, p solo.Principal, binary string) (*solo.UpgradeResult, error)
 	Shutdown(p solo.Principal) error
 }
 

@@ -30,6 +30,13 @@ type Instance struct {
 	host    *hostSocket
 	tail    *tail
 	curve   curve
+	// addr is the process's own socket, socketDir where it and the host's are.
+	addr, socketDir string
+	streams         [2]stream
+	// reading is shared by whoever reads the streams; who has it alone has stopped
+	// them. shaken and tracing are what was read so far.
+	reading         sync.RWMutex
+	shaken, tracing bool
 
 	// wanted is the order that ended the process, nil for none.
 	wanted atomic.Pointer[solo.Reason]

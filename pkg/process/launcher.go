@@ -166,7 +166,8 @@ func (i *Instance) start(ctx context.Context, dir string) error {
 		return err
 	}
 	i.step = stepConnect
-	i.client = wire.NewClient(func(ctx context.Context) (*wire.Conn, error) { return i.dial(ctx, addr.String()) })
+	i.addr = addr.String()
+	i.client = wire.NewClient(func(ctx context.Context) (*wire.Conn, error) { return i.dial(ctx, i.addr) })
 	i.step = stepStart
 	reply, err := i.client.Call(ctx, &wire.Head{Kind: wire.KindStart, TimeoutMS: millis(ctx)}, nil, 0)
 	if err != nil {
@@ -351,12 +352,18 @@ func (i *Instance) listen(socketDir string) error {
 	if err != nil {
 		return fmt.Errorf("cannot make the host socket: %w", err)
 	}
+	i.socketDir = socketDir
+	i.serveHost(l)
+	return nil
+}
+
+// serveHost answers the service's calls to its host.
+func (i *Instance) serveHost(l *wire.Listener) {
 	i.host = &hostSocket{listener: l, server: &wire.Server{
 		Handler: i.hostCall, MaxBody: maxLine,
 		Allow: func(c wire.Cred) bool { return i.started.Load() && c.UID == i.uid() },
 	}}
 	i.host.wait.Go(func() { i.host.server.Serve(l) })
-	return nil
 }
 
 // hostCall answers what a service asks of its host.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -24,43 +25,51 @@ const (
 	outputBurst = 1 << 20
 )
 
+// stream is one output of the process, as it is read.
+type stream struct {
+	file *os.File
+	line line
+	// emit takes a whole line.
+	emit func(text []byte, truncated bool)
+}
+
 // watch reads the process's output until it has ended, and then concludes the
-// instance. line takes the handshake, whose text is handshake, for go-plugin.
-func (i *Instance) watch(stdout, stderr *os.File, line *io.PipeWriter, handshake string) {
+// instance. handshake is the line that go-plugin waits for on shake; with shake nil
+// it has passed already.
+func (i *Instance) watch(stdout, stderr *os.File, shake *io.PipeWriter, handshake string) {
+	out, errs := &i.streams[0], &i.streams[1]
+	out.file, errs.file = stdout, stderr
+	out.emit = func(text []byte, truncated bool) {
+		if shake != nil && !i.shaken {
+			if before, ok := bytes.CutSuffix(text, []byte(handshake)); ok {
+				i.shaken = true
+				// A program that prints before it serves may have left a line open.
+				if len(before) > 0 {
+					i.line("stdout", levelOf(before, "info"), before, truncated)
+				}
+				io.WriteString(shake, handshake+"\n")
+				return
+			}
+		}
+		i.line("stdout", levelOf(text, "info"), text, truncated)
+	}
+	errs.emit = func(text []byte, truncated bool) {
+		// A trace is to its end, and its end is the process's.
+		i.tracing = i.tracing || bytes.HasPrefix(text, []byte("panic: ")) || bytes.HasPrefix(text, []byte("fatal error: ")) ||
+			bytes.HasPrefix(text, []byte("runtime: goroutine stack exceeds"))
+		level := levelOf(text, "info")
+		if i.tracing {
+			level = "error"
+			i.tail.trace(text)
+		}
+		i.line("stderr", level, text, truncated)
+	}
 	limiter := rate.NewLimiter(outputRate, outputBurst)
 	ended, drain := context.WithCancel(context.Background())
 	var pumps sync.WaitGroup
-	pumps.Go(func() {
-		shaken := false
-		pump(ended, limiter, stdout, func(text []byte, truncated bool) {
-			if !shaken {
-				if before, ok := bytes.CutSuffix(text, []byte(handshake)); ok {
-					shaken = true
-					// A program that prints before it serves may have left a line open.
-					if len(before) > 0 {
-						i.line("stdout", levelOf(before, "info"), before, truncated)
-					}
-					io.WriteString(line, handshake+"\n")
-					return
-				}
-			}
-			i.line("stdout", levelOf(text, "info"), text, truncated)
-		})
-	})
-	pumps.Go(func() {
-		trace := false
-		pump(ended, limiter, stderr, func(text []byte, truncated bool) {
-			// A trace is to its end, and its end is the process's.
-			trace = trace || bytes.HasPrefix(text, []byte("panic: ")) || bytes.HasPrefix(text, []byte("fatal error: ")) ||
-				bytes.HasPrefix(text, []byte("runtime: goroutine stack exceeds"))
-			level := levelOf(text, "info")
-			if trace {
-				level = "error"
-				i.tail.trace(text)
-			}
-			i.line("stderr", level, text, truncated)
-		})
-	})
+	for n := range i.streams {
+		pumps.Go(func() { i.pump(ended, limiter, &i.streams[n]) })
+	}
 	go func() {
 		<-i.proc.Done()
 		drain()
@@ -77,8 +86,48 @@ func (i *Instance) watch(stdout, stderr *os.File, line *io.PipeWriter, handshake
 		stdout.Close()
 		stderr.Close()
 		i.conclude()
-		line.Close()
+		if shake != nil {
+			shake.Close()
+		}
 	}()
+}
+
+// pump reads a stream to its end. While the instance is frozen it reads nothing.
+func (i *Instance) pump(ended context.Context, limiter *rate.Limiter, s *stream) {
+	buf := make([]byte, 32<<10)
+	for {
+		i.reading.RLock()
+		n, err := s.file.Read(buf)
+		s.take(buf[:n])
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.end()
+			i.reading.RUnlock()
+			return
+		}
+		i.reading.RUnlock()
+		limiter.WaitN(ended, n)
+	}
+}
+
+// take cuts what was read into lines.
+func (s *stream) take(rest []byte) {
+	for len(rest) > 0 {
+		at := bytes.IndexByte(rest, '\n')
+		if at < 0 {
+			s.line.write(rest)
+			return
+		}
+		s.line.write(rest[:at])
+		s.emit(s.line.take())
+		rest = rest[at+1:]
+	}
+}
+
+// end emits what has no end of line.
+func (s *stream) end() {
+	if s.line.total > 0 {
+		s.emit(s.line.take())
+	}
 }
 
 // line passes one line on, made safe to show.
@@ -86,33 +135,6 @@ func (i *Instance) line(stream, level string, text []byte, truncated bool) {
 	text = clean(text)
 	i.tail.add(text)
 	i.spec.Output.Line(stream, level, text, truncated)
-}
-
-// pump cuts a stream into lines. Until ended, it reads no faster than the
-// limiter lets it.
-func pump(ended context.Context, limiter *rate.Limiter, r io.Reader, emit func(text []byte, truncated bool)) {
-	var l line
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.Read(buf)
-		for rest := buf[:n]; len(rest) > 0; {
-			at := bytes.IndexByte(rest, '\n')
-			if at < 0 {
-				l.write(rest)
-				break
-			}
-			l.write(rest[:at])
-			emit(l.take())
-			rest = rest[at+1:]
-		}
-		if err != nil {
-			if l.total > 0 {
-				emit(l.take())
-			}
-			return
-		}
-		limiter.WaitN(ended, n)
-	}
 }
 
 // line gathers one line of any length within maxLine: its head and its tail.

@@ -2,22 +2,27 @@ package process
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"strings"
 	"testing"
 	"testing/iotest"
 	"unicode/utf8"
-
-	"golang.org/x/time/rate"
 )
 
 func lines(r io.Reader) (out []string, cuts []bool) {
-	pump(context.Background(), rate.NewLimiter(rate.Inf, 0), r, func(text []byte, truncated bool) {
+	s := &stream{emit: func(text []byte, truncated bool) {
 		out, cuts = append(out, string(text)), append(cuts, truncated)
-	})
-	return out, cuts
+	}}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		s.take(buf[:n])
+		if err != nil {
+			s.end()
+			return out, cuts
+		}
+	}
 }
 
 func TestLines(t *testing.T) {

@@ -52,6 +52,9 @@ func (h *Host) stockCells(ctx context.Context) {
 		case <-h.cells.taken:
 			pause.Reset(restockPause)
 		case <-pause.C:
+			if h.frozen.Load() {
+				continue
+			}
 			for len(h.cells.ready) < readyCells {
 				c, err := h.makeCell(ctx)
 				if err != nil {
@@ -97,7 +100,7 @@ func (h *Host) makeCell(ctx context.Context) (_ *cell, err error) {
 	}()
 	sys := &syscall.SysProcAttr{Setsid: true}
 	if h.groups != nil {
-		if c.group, err = h.groups.create(fmt.Sprintf("c-%d", h.cells.n.Add(1))); err != nil {
+		if c.group, err = h.groups.create(fmt.Sprintf("c-%d", h.cells.n.Add(1)), false); err != nil {
 			return nil, err
 		}
 		for _, path := range c.group.tasks {

@@ -55,6 +55,9 @@ type Config struct {
 	// Exe is the binary that serves as shim and guard. "" is the running one,
 	// also after its file has been replaced.
 	Exe string
+	// Adopt is what a former daemon has handed over to this process; nil is a boot of
+	// its own. ID and Boot are those of the handover then.
+	Adopt *Handover
 	// StateDir remembers which cgroups were made, for [Host.Sweep]. "" remembers
 	// nothing: Sweep then looks only where this boot would make its own.
 	StateDir string

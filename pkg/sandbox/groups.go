@@ -17,8 +17,9 @@ import (
 // groups makes cgroups below the one of this boot. Both versions of the kernel's
 // interface stand behind it.
 type groups interface {
-	// create makes the group of one command, without limits.
-	create(name string) (*group, error)
+	// create makes the group of one command, without limits; with adopt it is the one
+	// that is there.
+	create(name string, adopt bool) (*group, error)
 	// trees are the directories of this boot, one in each hierarchy.
 	trees() []string
 	// parents hold the trees of earlier boots beside those of this one.
@@ -49,6 +50,7 @@ const cpuShare = 0.5
 // group is the cgroup of one command: a directory in each hierarchy, and the
 // files that hold its counters ("" where the host has none).
 type group struct {
+	name string
 	dirs []string
 	// into is the directory that the process is born in, or "".
 	into string

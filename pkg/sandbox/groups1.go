@@ -108,8 +108,8 @@ func (g *groupsV1) open() (map[string]solo.Layer, error) {
 	return layers, nil
 }
 
-func (g *groupsV1) create(name string) (_ *group, err error) {
-	out := &group{}
+func (g *groupsV1) create(name string, adopt bool) (_ *group, err error) {
+	out := &group{name: name}
 	if g.unified != "" {
 		out.into = filepath.Join(g.unified, name)
 		out.dirs = append(out.dirs, out.into)
@@ -121,12 +121,14 @@ func (g *groupsV1) create(name string) (_ *group, err error) {
 	}
 	defer func() {
 		if err != nil {
-			out.remove(time.Now())
+			if !adopt {
+				out.remove(time.Now())
+			}
 			err = fmt.Errorf("cannot make the cgroup %s: %w", name, err)
 		}
 	}()
 	if out.into != "" {
-		if err := os.Mkdir(out.into, 0o755); err != nil {
+		if err := os.Mkdir(out.into, 0o755); err != nil && !(adopt && os.IsExist(err)) {
 			return nil, err
 		}
 	}

@@ -121,15 +121,17 @@ func (g *groupsV2) open() (map[string]solo.Layer, error) {
 	return layers, nil
 }
 
-func (g *groupsV2) create(name string) (_ *group, err error) {
+func (g *groupsV2) create(name string, adopt bool) (_ *group, err error) {
 	dir := filepath.Join(g.dir(), name)
-	out := &group{dirs: []string{dir}, into: dir, cpuStat: filepath.Join(dir, "cpu.stat")}
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	out := &group{name: name, dirs: []string{dir}, into: dir, cpuStat: filepath.Join(dir, "cpu.stat")}
+	if err := os.Mkdir(dir, 0o755); err != nil && !(adopt && os.IsExist(err)) {
 		return nil, fmt.Errorf("cannot make the cgroup %s: %w", name, err)
 	}
 	control, err := g.boot.NewChild(name, &cgroup2.Resources{})
 	if err != nil {
-		out.remove(time.Now())
+		if !adopt {
+			out.remove(time.Now())
+		}
 		return nil, fmt.Errorf("cannot make the cgroup %s: %w", name, err)
 	}
 	if contains(g.controllers, "memory") {

@@ -18,6 +18,7 @@ import (
 type guardHandle struct {
 	mu   sync.Mutex
 	pipe *os.File
+	pid  int
 	// procs are those that the guard must know by pid: where there are no groups.
 	procs map[int]string
 }
@@ -29,7 +30,7 @@ const guardPause = time.Second
 // error is that of the first start: without a guard nothing is run.
 func (h *Host) runGuard(ctx context.Context) error {
 	for first := true; ; first = false {
-		child, err := h.startGuard()
+		child, err := h.nextGuard()
 		if err != nil && first {
 			return fmt.Errorf("cannot start the guard: %w", err)
 		}
@@ -58,6 +59,22 @@ func (h *Host) runGuard(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// nextGuard is the guard that was handed over, once, or a new one.
+func (h *Host) nextGuard() (forked, error) {
+	if a := h.adopted.Swap(nil); a != nil {
+		child, err := adoptChild(a.GuardPID)
+		if err == nil {
+			h.guard.mu.Lock()
+			h.guard.pipe = a.guardPipe
+			h.guard.pid = a.GuardPID
+			h.guard.mu.Unlock()
+			return child, nil
+		}
+		a.guardPipe.Close()
+	}
+	return h.startGuard()
 }
 
 func (h *Host) startGuard() (forked, error) {
@@ -91,18 +108,18 @@ func (h *Host) startGuard() (forked, error) {
 			lines = append(lines, early.GuardTree(tree))
 		}
 	}
-	h.guard.attach(w, lines)
+	h.guard.attach(w, child.pid, lines)
 	return child, nil
 }
 
 // attach hands a new guard all that there is to know.
-func (g *guardHandle) attach(pipe *os.File, lines []string) {
+func (g *guardHandle) attach(pipe *os.File, pid int, lines []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.pipe != nil {
 		g.pipe.Close()
 	}
-	g.pipe = pipe
+	g.pipe, g.pid = pipe, pid
 	for _, line := range g.procs {
 		lines = append(lines, line)
 	}

@@ -44,6 +44,9 @@ type Host struct {
 	stopped chan struct{}
 	ran     atomic.Bool
 	guard   guardHandle
+	adopted atomic.Pointer[Handover]
+	// frozen: nothing is started that is not asked for, until the handover.
+	frozen atomic.Bool
 
 	mu sync.Mutex
 	// procs holds what has not been released, by name; a nil value is starting.
@@ -86,6 +89,14 @@ func Open(cfg Config) (_ *Host, err error) {
 	if h.state, err = openState(cfg.StateDir); err != nil {
 		h.null.Close()
 		return nil, err
+	}
+	if cfg.Adopt != nil {
+		h.adopt(cfg.Adopt)
+		if err := h.probe(); err != nil {
+			h.null.Close()
+			return nil, err
+		}
+		return h, nil
 	}
 	if err := h.openRunDir(); err != nil {
 		h.null.Close()
@@ -136,7 +147,7 @@ func (h *Host) probe() error {
 		for _, name := range append([]string{"uid", "no_new_privs", "rlimits", layerMounts}, cgroupLayers...) {
 			h.layers[name] = solo.Layer{Why: `security.isolation is "none"`}
 		}
-		return h.state.record(bootRecord{Boot: h.cfg.Boot, RunDir: h.runDir})
+		return h.record(nil)
 	}
 	h.layers["no_new_privs"] = solo.Layer{On: true}
 	h.layers["rlimits"] = solo.Layer{On: true}
@@ -149,9 +160,7 @@ func (h *Host) probe() error {
 	}
 	// What is about to be made is on disk first, so that the next boot finds it
 	// even if this one ends here.
-	g, layers, err := openGroups(h.cfg.ID, h.cfg.Boot, func(trees []string) error {
-		return h.state.record(bootRecord{Boot: h.cfg.Boot, RunDir: h.runDir, Trees: trees})
-	})
+	g, layers, err := openGroups(h.cfg.ID, h.cfg.Boot, h.record)
 	if err != nil {
 		return err
 	}
@@ -173,6 +182,14 @@ func (h *Host) probe() error {
 		return fmt.Errorf(`cannot start with security.isolation = "strict": this host lacks %s`, strings.Join(missing, ", "))
 	}
 	return nil
+}
+
+// record makes what is about to be made known to the next boot.
+func (h *Host) record(trees []string) error {
+	if h.cfg.Adopt != nil {
+		return nil // it is the boot that has recorded it
+	}
+	return h.state.record(bootRecord{Boot: h.cfg.Boot, RunDir: h.runDir, Trees: trees})
 }
 
 // layerMounts is a mount namespace for what is bound into a program's view.
@@ -352,7 +369,7 @@ func (h *Host) Run(ctx context.Context) error {
 	quit := make(chan struct{})
 	go func() {
 		defer close(spawner)
-		spawnLoop(h.forks, quit)
+		onForkThread(func() { spawnLoop(h.forks, quit) })
 	}()
 	guardErr := make(chan error, 1)
 	stocked := make(chan struct{})

@@ -26,6 +26,7 @@ type Proc struct {
 	group     *group
 	forked    forked
 	started   time.Time
+	limits    Limits
 	// start names the process together with its pid, where there is no group.
 	start uint64
 

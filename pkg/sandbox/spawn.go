@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,8 @@ type forkRequest struct {
 	env   []string
 	attr  *syscall.ProcAttr
 	reply chan<- forked
+	// exec replaces the daemon instead, and returns only if that failed.
+	exec bool
 }
 
 // forked is a child, or why there is none. The pidfd is non-blocking.
@@ -33,16 +36,76 @@ type forked struct {
 	err   error
 }
 
-// spawnLoop forks on one thread that does nothing else and stays for as long as
-// its children: the kernel ends them when the thread that forked them ends.
-func spawnLoop(requests <-chan forkRequest, quit <-chan struct{}) {
+// mainThread takes loops that want to be on the process's first thread.
+var mainThread = make(chan func())
+
+// lent is set while ServeMain runs.
+var lent atomic.Bool
+
+// ServeMain lends the thread of its caller, who must be main on the first thread,
+// to whoever forks, and runs the program beside. The kernel ends a program when the
+// thread that forked it ends: the first one ends last, and an exec keeps it.
+func ServeMain(run func()) {
 	runtime.LockOSThread()
+	done := make(chan struct{})
+	lent.Store(true)
+	go func() {
+		defer close(done)
+		run()
+	}()
+	for {
+		select {
+		case loop := <-mainThread:
+			loop()
+		case <-done:
+			lent.Store(false)
+			return
+		}
+	}
+}
+
+// ExecMain puts another program into the place of this process, on the thread that
+// [ServeMain] was lent and that nothing else uses yet. It returns only if that
+// failed.
+func ExecMain(path string, args, env []string) error {
+	if !lent.Load() {
+		return errors.New("the first thread is not lent")
+	}
+	failed := make(chan error)
+	mainThread <- func() { failed <- syscall.Exec(path, args, env) }
+	return <-failed
+}
+
+// onForkThread runs a loop on a thread that does nothing else and stays for as
+// long as what the loop forks. It returns when the loop does.
+func onForkThread(loop func()) {
+	done := make(chan struct{})
+	if lent.Load() {
+		mainThread <- func() {
+			defer close(done)
+			loop()
+		}
+	} else {
+		go func() {
+			// Never unlocked: the thread ends with its goroutine.
+			runtime.LockOSThread()
+			defer close(done)
+			loop()
+		}()
+	}
+	<-done
+}
+
+func spawnLoop(requests <-chan forkRequest, quit <-chan struct{}) {
 	for {
 		select {
 		case <-quit:
-			// Never unlocked: the thread ends with its goroutine.
 			return
 		case req := <-requests:
+			if req.exec {
+				req.reply <- forked{err: syscall.Exec(req.path, req.args, req.env)}
+				continue
+			}
 			req.reply <- fork(req)
 		}
 	}
@@ -146,7 +209,7 @@ func (h *Host) Start(ctx context.Context, c Command) (_ *Proc, err error) {
 			h.unreserve(c.Name)
 		}
 	}()
-	p := &Proc{host: h, name: c.Name, uid: -1, done: make(chan struct{}), started: time.Now()}
+	p := &Proc{host: h, name: c.Name, uid: -1, done: make(chan struct{}), started: time.Now(), limits: c.Limits}
 	if len(c.Binds) > 0 && !h.layers[layerMounts].On {
 		return nil, fmt.Errorf("cannot start %s: this host has no mounts to offer", c.Name)
 	}

@@ -202,6 +202,21 @@ type ShutdownResult struct {
 	Status string `json:"status"`
 }
 
+// UpgradeRequest names the binary that takes the daemon's place; null is the one
+// that is installed where the running one was.
+type UpgradeRequest struct {
+	Binary *string `json:"binary"`
+}
+
+// UpgradeResult confirms that an upgrade has begun: the next system_started event
+// after SinceID is the new daemon's.
+type UpgradeResult struct {
+	Status  string `json:"status"`
+	From    string `json:"from"`
+	To      string `json:"to"`
+	SinceID uint64 `json:"since_id"`
+}
+
 // Principal is who calls, as the gateway found it.
 type Principal struct {
 	// Tenant is "" only for an operator who named none.

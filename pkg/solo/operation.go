@@ -57,8 +57,8 @@ type Parameter struct {
 	Doc    string
 }
 
-// maxWaitBody bounds the body of a wait.
-const maxWaitBody = 64 << 10
+// maxSmallBody bounds the small bodies: of a wait, of an upgrade.
+const maxSmallBody = 64 << 10
 
 // The names of the operations.
 const (
@@ -80,6 +80,7 @@ const (
 	OpWait         = "wait"
 	OpTree         = "tree"
 	OpBackup       = "backup"
+	OpUpgrade      = "upgrade"
 	OpShutdown     = "shutdown"
 	OpOpenAPI      = "openapi"
 )
@@ -136,7 +137,7 @@ var operations = []Operation{
 		Response: reflect.TypeFor[CrashList](), Tool: true, Codes: []Code{CodeNotFound},
 		Doc: "Show the last crashes of a service, oldest first: exit, panic on its own lines, last log lines, usage before the end."},
 	{Name: OpWait, Method: "POST", Path: "/wait", RPC: "Wait", Permission: PermissionRead, Resource: "services/{id}",
-		Request: reflect.TypeFor[WaitRequest](), Response: reflect.TypeFor[WaitResult](), MaxBody: maxWaitBody, Tool: true,
+		Request: reflect.TypeFor[WaitRequest](), Response: reflect.TypeFor[WaitResult](), MaxBody: maxSmallBody, Tool: true,
 		Codes: []Code{CodeNotFound, CodeTimeout},
 		Doc:   "Wait until a service has a state or a version, an event of it happened or a line was logged."},
 	{Name: OpTree, Method: "GET", Path: "/tree", RPC: "Tree", Permission: PermissionRead, Resource: "tree",
@@ -180,6 +181,9 @@ var operations = []Operation{
 		Doc: "Describe this API."},
 	{Name: OpBackup, Method: "GET", Path: "/backup", Permission: PermissionOperator, Codes: []Code{CodeStorageUnavailable},
 		Doc: "Take a consistent copy of the running daemon, as a tar."},
+	{Name: OpUpgrade, Method: "POST", Path: "/upgrade", Permission: PermissionOperator, Request: reflect.TypeFor[UpgradeRequest](),
+		Response: reflect.TypeFor[UpgradeResult](), MaxBody: maxSmallBody, Codes: []Code{CodeConflict},
+		Doc: "Put another binary in the daemon's place; services keep their processes."},
 	{Name: OpShutdown, Method: "POST", Path: "/shutdown", RPC: "Shutdown", Permission: PermissionOperator,
 		Response: reflect.TypeFor[ShutdownResult](),
 		Doc:      "Stop the daemon as SIGTERM does."},

@@ -21,8 +21,8 @@ import (
 	"github.com/solo-run/solo/pkg/solo"
 )
 
-// schema is the version of the layout of all buckets together.
-const schema = 1
+// Schema is the version of the layout of all buckets together.
+const Schema = 1
 
 var (
 	bucketMeta = []byte("solo")
@@ -209,11 +209,11 @@ func (db *DB) prepare(readOnly bool) (id string, err error) {
 	switch {
 	case err != nil:
 		return "", describe(db.path, err)
-	case found == schema && (id != "" || readOnly):
+	case found == Schema && (id != "" || readOnly):
 		return id, nil
-	case found > schema:
-		return "", fmt.Errorf("cannot open the store %s: a newer solod wrote it (schema %d, this one knows %d); use that one", db.path, found, schema)
-	case readOnly, !empty && found != schema:
+	case found > Schema:
+		return "", fmt.Errorf("cannot open the store %s: a newer solod wrote it (schema %d, this one knows %d); use that one", db.path, found, Schema)
+	case readOnly, !empty && found != Schema:
 		return "", fmt.Errorf("cannot open the store %s: it is a bbolt file, but not one of Solo's", db.path)
 	}
 	name := make([]byte, 16)
@@ -226,7 +226,7 @@ func (db *DB) prepare(readOnly bool) (id string, err error) {
 		if err := b.Put(keyID, name); err != nil {
 			return err
 		}
-		return b.Put(keySchema, binary.BigEndian.AppendUint64(nil, schema))
+		return b.Put(keySchema, binary.BigEndian.AppendUint64(nil, Schema))
 	})
 }
 

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -93,6 +94,23 @@ type Seed struct {
 	LastExit *solo.Exit
 	// Number is the highest instance number that was ever given.
 	Number int
+	// Running is an instance that was handed over with what its unit knew; nil for
+	// none.
+	Running *Running
+}
+
+// Running is a unit's instance with the past that its supervision goes by, as it is
+// handed over from one daemon to the next.
+type Running struct {
+	Instance Instance
+	Ready    bool
+	// Unhealthy is set from a failed probe until the unit is ready again; Misses are
+	// the probes that were not answered, in a row.
+	Unhealthy bool
+	Misses    int
+	// Ages is how long ago each restart was that still counts, InRow as in [History].
+	Ages  []time.Duration
+	InRow int
 }
 
 // Add makes a unit. It runs nothing yet.
@@ -108,15 +126,58 @@ func (s *Supervisor) Add(seed Seed) (*Unit, error) {
 		number:   seed.Number,
 		booted:   make(chan struct{}),
 	}
-	u.publish()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return nil, ErrShuttingDown()
 	}
 	s.units[u] = struct{}{}
+	if r := seed.Running; r != nil {
+		u.unhealthy, u.history = r.Unhealthy, History{InRow: r.InRow}
+		for _, age := range r.Ages {
+			u.history.Restarts = append(u.history.Restarts, s.now()-age)
+		}
+		u.attempt++
+		u.adopt(r.Instance)
+		u.serve()
+		u.misses, u.ready = r.Misses, r.Ready
+	}
+	u.publish()
 	go u.run()
 	return u, nil
+}
+
+// ErrUnsettled is a unit that is on its way from one state to another, and cannot
+// be handed over before it is there.
+var ErrUnsettled = errors.New("the unit is between two states")
+
+// Freeze stops every unit where it stands, so that nothing is decided any more, and
+// returns what each that runs is to be handed over with; nil for one that does not
+// run. thaw lets them go on. The error is [ErrUnsettled] where a unit is starting or
+// stopping, or the journal's; all go on then.
+func (s *Supervisor) Freeze() (running map[*Unit]*Running, thaw func(), err error) {
+	s.mu.Lock()
+	units := make([]*Unit, 0, len(s.units))
+	for u := range s.units {
+		units = append(units, u)
+	}
+	s.mu.Unlock()
+	goOn := make(chan struct{})
+	thaw = sync.OnceFunc(func() { close(goOn) })
+	running = map[*Unit]*Running{}
+	for _, u := range units {
+		reply := make(chan frozen, 1)
+		if !u.post(freezeMsg{reply, goOn}) {
+			continue
+		}
+		f := <-reply
+		if f.err != nil {
+			thaw()
+			return nil, nil, f.err
+		}
+		running[u] = f.running
+	}
+	return running, thaw, nil
 }
 
 func (s *Supervisor) forget(u *Unit) {

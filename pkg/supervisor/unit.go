@@ -82,6 +82,11 @@ type (
 	}
 	removeMsg   struct{}
 	shutdownMsg struct{}
+	// freezeMsg is answered with what is handed over; the unit then waits for thaw.
+	freezeMsg struct {
+		reply chan<- frozen
+		thaw  <-chan struct{}
+	}
 	launchedMsg struct {
 		inst Instance
 		err  error
@@ -203,11 +208,40 @@ func (u *Unit) run() {
 			u.onProbe(m)
 		case shutdownMsg:
 			u.onShutdown()
+		case freezeMsg:
+			u.freeze(m)
 		}
 	}
 	u.answer(&u.restarters, ErrShuttingDown())
 	u.answer(&u.killers, ErrShuttingDown())
 	u.firstOutcome()
+}
+
+// frozen is the answer to a freezeMsg.
+type frozen struct {
+	running *Running
+	err     error
+}
+
+// freeze stands still between two messages until the thaw.
+func (u *Unit) freeze(m freezeMsg) {
+	var f frozen
+	switch {
+	case u.launch != nil || u.stopping != nil:
+		f.err = ErrUnsettled
+	case len(u.pending) > 0:
+		f.err = u.flush()
+	}
+	if f.err == nil && u.inst != nil {
+		f.running = &Running{Instance: u.inst, Ready: u.ready, Unhealthy: u.unhealthy, Misses: u.misses, InRow: u.history.InRow}
+		for _, at := range u.history.Restarts {
+			f.running.Ages = append(f.running.Ages, u.sup.now()-at)
+		}
+	}
+	m.reply <- f
+	if f.err == nil {
+		<-m.thaw
+	}
 }
 
 func (u *Unit) command(c command) {

@@ -274,6 +274,21 @@ func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
 	return c.rest.copy(ctx, &request{method: "GET", path: "/backup", max: maxObject}, w)
 }
 
+// Upgrade has another binary take the daemon's place, "" the one that is installed
+// where the running one was. It answers before that happens: the next
+// system_started event after since_id is the new daemon's. REST only.
+func (c *Client) Upgrade(ctx context.Context, binary string) (json.RawMessage, error) {
+	body := json.RawMessage("{}")
+	if binary != "" {
+		text, err := json.Marshal(map[string]string{"binary": binary})
+		if err != nil {
+			return nil, err
+		}
+		body = text
+	}
+	return c.Raw(ctx, "POST", "/upgrade", nil, body)
+}
+
 // Raw makes a call that has no method here and returns the JSON of the answer,
 // verbatim, at most 64 MiB. The path begins with a slash and is escaped; body
 // is JSON, or nil.

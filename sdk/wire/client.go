@@ -42,26 +42,26 @@ func (c *Client) Close() {
 	}
 }
 
-// take returns an idle connection, or a new one.
-func (c *Client) take(ctx context.Context) (*Conn, error) {
+// take returns an idle connection, or a fresh one.
+func (c *Client) take(ctx context.Context) (_ *Conn, fresh bool, err error) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
-		return nil, ErrClosed
+		return nil, false, ErrClosed
 	}
 	if n := len(c.idle); n > 0 {
 		conn := c.idle[n-1]
 		c.idle = c.idle[:n-1]
 		c.mu.Unlock()
-		return conn, nil
+		return conn, false, nil
 	}
 	c.mu.Unlock()
 	conn, err := c.dial(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	conn.out = append(conn.out[:0], Magic...)
-	return conn, nil
+	return conn, true, nil
 }
 
 func (c *Client) put(conn *Conn) {
@@ -85,13 +85,24 @@ func (c *Client) Call(ctx context.Context, head *Head, body []byte, maxReply int
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	conn, err := c.take(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+	for {
+		conn, fresh, err := c.take(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			return nil, fmt.Errorf("%w: %w", ErrNotSent, err)
 		}
-		return nil, fmt.Errorf("%w: %w", ErrNotSent, err)
+		reply, err := c.call(ctx, conn, head, body, maxReply)
+		if fresh || !errors.Is(err, ErrNotSent) {
+			return reply, err
+		}
+		// An idle connection may have ended unseen, as when solod is upgraded.
 	}
+}
+
+// call makes one call over a connection, and gives that back or closes it.
+func (c *Client) call(ctx context.Context, conn *Conn, head *Head, body []byte, maxReply int) (_ *Reply, err error) {
 	if conn.out, err = appendHead(conn.out, head); err != nil {
 		conn.Close()
 		return nil, err

@@ -61,6 +61,29 @@ const backlog = 1024
 // Path is where the socket is.
 func (l *Listener) Path() string { return l.path }
 
+// KeepOpen duplicates the socket into a descriptor that an exec keeps, for
+// [AdoptListener] in the program that comes after.
+func (l *Listener) KeepOpen() (int, error) {
+	raw, err := l.file.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var dup uintptr
+	var errno syscall.Errno
+	err = raw.Control(func(fd uintptr) { dup, _, errno = syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD, 3) })
+	if err == nil && errno != 0 {
+		err = os.NewSyscallError("fcntl", errno)
+	}
+	return int(dup), err
+}
+
+// AdoptListener is a listening socket that came through an exec.
+func AdoptListener(fd int, path string) *Listener {
+	syscall.CloseOnExec(fd)
+	syscall.SetNonblock(fd, true)
+	return &Listener{os.NewFile(uintptr(fd), path), path}
+}
+
 // Close ends Accept.
 func (l *Listener) Close() error { return l.file.Close() }
 

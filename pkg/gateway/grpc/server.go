@@ -38,8 +38,10 @@ type Config struct {
 	Addr string
 	// Socket is the path of the unix socket, "" for none.
 	Socket string
+	// Listeners take the place of Addr and Socket where they are set.
+	Listeners gateway.Listeners
 	// ShutdownTimeout is how long calls under way have once Run is to end.
-	ShutdownTimeout time.Duration
+	ShutdownTimeout func() time.Duration
 }
 
 // keepalivePeriod is how often a client may ping, with and without a call
@@ -84,6 +86,10 @@ func New(cfg Config) *Server {
 
 // Listen binds both addresses, so that a start that cannot fails at once.
 func (s *Server) Listen() (err error) {
+	if s.cfg.Listeners != nil {
+		s.listeners = s.cfg.Listeners
+		return nil
+	}
 	s.listeners, err = gateway.Listen(s.cfg.Addr, s.cfg.Socket)
 	return err
 }
@@ -123,7 +129,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.health.Shutdown()
 	s.stop()
-	timer := time.AfterFunc(max(s.cfg.ShutdownTimeout, time.Millisecond), s.rpc.Stop)
+	timer := time.AfterFunc(max(s.cfg.ShutdownTimeout(), time.Millisecond), s.rpc.Stop)
 	s.rpc.GracefulStop()
 	timer.Stop()
 	return group.Wait()

@@ -37,6 +37,11 @@ func (s *Server) serve(op solo.Operation, h handler) echo.HandlerFunc {
 	return func(ec echo.Context) error {
 		c := &call{Context: ec, server: s, op: op}
 		began := time.Now()
+		s.active.Add(1)
+		defer s.active.Add(-1)
+		if s.draining.Load() {
+			ec.Response().Header().Set("Connection", "close")
+		}
 		defer func() {
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler {

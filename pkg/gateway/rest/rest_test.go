@@ -165,6 +165,9 @@ func (e *engine) Backup(_ context.Context, p solo.Principal, w io.Writer) error 
 	io.WriteString(w, "tar")
 	return e.note("backup %v", p.Operator)
 }
+func (e *engine) Upgrade(_ context.Context, p solo.Principal, binary string) (*solo.UpgradeResult, error) {
+	return &solo.UpgradeResult{}, e.note("upgrade %v %s", p.Operator, binary)
+}
 func (e *engine) Shutdown(p solo.Principal) error { return e.note("shutdown %v", p.Operator) }
 
 // journal is the daemon's log.
@@ -197,7 +200,7 @@ type fixture struct {
 func serve(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{t: t, engine: &engine{wake: make(chan struct{}), ready: true, health: solo.HealthOK}, log: &journal{}, socket: filepath.Join(t.TempDir(), "s")}
-	s := rest.New(rest.Config{Engine: f.engine, Log: f.log, Addr: "127.0.0.1:0", Socket: f.socket, ShutdownTimeout: 2 * time.Second, Heartbeat: 20 * time.Millisecond})
+	s := rest.New(rest.Config{Engine: f.engine, Log: f.log, Addr: "127.0.0.1:0", Socket: f.socket, ShutdownTimeout: func() time.Duration { return 2 * time.Second }, Heartbeat: 20 * time.Millisecond})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}

@@ -35,6 +35,7 @@ func (s *Server) handlers() map[string]handler {
 		solo.OpLive:         s.live,
 		solo.OpReady:        s.readiness,
 		solo.OpBackup:       s.backup,
+		solo.OpUpgrade:      s.upgrade,
 		solo.OpShutdown:     s.shutdown,
 		solo.OpOpenAPI:      s.openAPI,
 	}
@@ -340,6 +341,25 @@ func (b *lazyBody) Write(p []byte) (int, error) {
 		r.WriteHeader(http.StatusOK)
 	}
 	return r.Write(p)
+}
+
+// upgrade takes no body for the binary that is installed.
+func (s *Server) upgrade(c *call) error {
+	var req solo.UpgradeRequest
+	if c.Request().ContentLength != 0 {
+		if err := c.json(&req); err != nil {
+			return err
+		}
+	}
+	binary := ""
+	if req.Binary != nil {
+		binary = *req.Binary
+	}
+	result, err := s.cfg.Engine.Upgrade(c.Request().Context(), c.principal, binary)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, result)
 }
 
 func (s *Server) shutdown(c *call) error {

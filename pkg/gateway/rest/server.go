@@ -32,8 +32,10 @@ type Config struct {
 	Addr string
 	// Socket is the path of the unix socket, "" for none.
 	Socket string
+	// Listeners take the place of Addr and Socket where they are set.
+	Listeners gateway.Listeners
 	// ShutdownTimeout is how long calls under way have once Run is to end.
-	ShutdownTimeout time.Duration
+	ShutdownTimeout func() time.Duration
 	// Heartbeat is how often a stream that is silent says so; 0 is 15 s.
 	Heartbeat time.Duration
 }
@@ -57,6 +59,10 @@ type Server struct {
 	stop     context.CancelFunc
 	requests atomic.Uint64
 	boot     string
+	// draining is set once no connection is kept any longer, active counts those with
+	// a request.
+	draining atomic.Bool
+	active   atomic.Int64
 }
 
 type peerKey struct{}
@@ -85,8 +91,37 @@ func New(cfg Config) *Server {
 	return s
 }
 
+// quietTime is how long no request has to be under way before the connections that
+// are idle are closed: one that is being sent must not meet a close. drainTime is
+// how long callers who never pause are waited for.
+const (
+	quietTime = 20 * time.Millisecond
+	drainWait = time.Second
+)
+
+// drain tells callers with each answer that the connection ends, and returns when
+// all is quiet.
+func (s *Server) drain() {
+	s.draining.Store(true)
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	quiet := time.Now()
+	for end := time.Now().Add(drainWait); time.Now().Before(end); time.Sleep(quietTime / 10) {
+		if s.active.Load() > 0 {
+			quiet = time.Now()
+		} else if time.Since(quiet) >= quietTime {
+			return
+		}
+	}
+}
+
 // Listen binds both addresses, so that a start that cannot fails at once.
 func (s *Server) Listen() (err error) {
+	if s.cfg.Listeners != nil {
+		s.listeners = s.cfg.Listeners
+		return nil
+	}
 	s.listeners, err = gateway.Listen(s.cfg.Addr, s.cfg.Socket)
 	return err
 }
@@ -105,7 +140,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, l := range s.listeners {
 		group.Go(func() error {
 			err := s.http.Serve(l)
-			if errors.Is(err, http.ErrServerClosed) {
+			if errors.Is(err, http.ErrServerClosed) || s.draining.Load() {
 				return nil
 			}
 			close(failed)
@@ -117,7 +152,10 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-failed:
 	}
 	s.stop()
-	grace, cancel := context.WithTimeout(context.Background(), max(s.cfg.ShutdownTimeout, time.Millisecond))
+	if ctx.Err() != nil {
+		s.drain()
+	}
+	grace, cancel := context.WithTimeout(context.Background(), max(s.cfg.ShutdownTimeout(), time.Millisecond))
 	defer cancel()
 	if s.http.Shutdown(grace) != nil {
 		s.http.Close()

@@ -4151,6 +4151,121 @@ func (x *WarmUp) GetDetail() string {
 	return ""
 }
 
+// UpgradeRequest names the binary that takes the daemon's place. REST only.
+type UpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Binary        *string                `protobuf:"bytes,1,opt,name=binary,proto3,oneof" json:"binary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeRequest) Reset() {
+	*x = UpgradeRequest{}
+	mi := &file_solo_v1_solo_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeRequest) ProtoMessage() {}
+
+func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *UpgradeRequest) GetBinary() string {
+	if x != nil && x.Binary != nil {
+		return *x.Binary
+	}
+	return ""
+}
+
+// UpgradeResult confirms that an upgrade has begun: the next system_started event
+// after since_id is the new daemon's.
+type UpgradeResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Status        string                 `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	SinceId       uint64                 `protobuf:"varint,4,opt,name=since_id,json=sinceId,proto3" json:"since_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeResult) Reset() {
+	*x = UpgradeResult{}
+	mi := &file_solo_v1_solo_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeResult) ProtoMessage() {}
+
+func (x *UpgradeResult) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeResult.ProtoReflect.Descriptor instead.
+func (*UpgradeResult) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *UpgradeResult) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *UpgradeResult) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *UpgradeResult) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *UpgradeResult) GetSinceId() uint64 {
+	if x != nil {
+		return x.SinceId
+	}
+	return 0
+}
+
 // ShutdownResult confirms that the daemon is on its way out.
 type ShutdownResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4161,7 +4276,7 @@ type ShutdownResult struct {
 
 func (x *ShutdownResult) Reset() {
 	*x = ShutdownResult{}
-	mi := &file_solo_v1_solo_proto_msgTypes[54]
+	mi := &file_solo_v1_solo_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4288,7 @@ func (x *ShutdownResult) String() string {
 func (*ShutdownResult) ProtoMessage() {}
 
 func (x *ShutdownResult) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[54]
+	mi := &file_solo_v1_solo_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4301,7 @@ func (x *ShutdownResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResult.ProtoReflect.Descriptor instead.
 func (*ShutdownResult) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{54}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ShutdownResult) GetStatus() string {
@@ -4642,7 +4757,15 @@ const file_solo_v1_solo_proto_rawDesc = "" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x05R\x04done\x12\x14\n" +
 	"\x05total\x18\x03 \x01(\x05R\x05total\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detail\"(\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"8\n" +
+	"\x0eUpgradeRequest\x12\x1b\n" +
+	"\x06binary\x18\x01 \x01(\tH\x00R\x06binary\x88\x01\x01B\t\n" +
+	"\a_binary\"f\n" +
+	"\rUpgradeResult\x12\x16\n" +
+	"\x06status\x18\x01 \x01(\tR\x06status\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x19\n" +
+	"\bsince_id\x18\x04 \x01(\x04R\asinceId\"(\n" +
 	"\x0eShutdownResult\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status2\xac\x06\n" +
 	"\x04Solo\x122\n" +
@@ -4674,7 +4797,7 @@ func file_solo_v1_solo_proto_rawDescGZIP() []byte {
 	return file_solo_v1_solo_proto_rawDescData
 }
 
-var file_solo_v1_solo_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_solo_v1_solo_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_solo_v1_solo_proto_goTypes = []any{
 	(*DeployRequest)(nil),         // 0: solo.v1.DeployRequest
 	(*RestartLimitsRequest)(nil),  // 1: solo.v1.RestartLimitsRequest
@@ -4730,33 +4853,35 @@ var file_solo_v1_solo_proto_goTypes = []any{
 	(*Layer)(nil),                 // 51: solo.v1.Layer
 	(*EventStats)(nil),            // 52: solo.v1.EventStats
 	(*WarmUp)(nil),                // 53: solo.v1.WarmUp
-	(*ShutdownResult)(nil),        // 54: solo.v1.ShutdownResult
-	nil,                           // 55: solo.v1.DeployRequest.FilesEntry
-	nil,                           // 56: solo.v1.DeployRequest.EnvEntry
-	nil,                           // 57: solo.v1.DeployRequest.MetadataEntry
-	nil,                           // 58: solo.v1.InvokeRequest.MetadataEntry
-	nil,                           // 59: solo.v1.InvokeReply.MetadataEntry
-	nil,                           // 60: solo.v1.Service.IsolationEntry
-	nil,                           // 61: solo.v1.Service.MetadataEntry
-	nil,                           // 62: solo.v1.Health.ComponentsEntry
-	nil,                           // 63: solo.v1.Health.IsolationEntry
-	nil,                           // 64: solo.v1.Health.ServicesEntry
-	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 66: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 67: google.protobuf.Value
+	(*UpgradeRequest)(nil),        // 54: solo.v1.UpgradeRequest
+	(*UpgradeResult)(nil),         // 55: solo.v1.UpgradeResult
+	(*ShutdownResult)(nil),        // 56: solo.v1.ShutdownResult
+	nil,                           // 57: solo.v1.DeployRequest.FilesEntry
+	nil,                           // 58: solo.v1.DeployRequest.EnvEntry
+	nil,                           // 59: solo.v1.DeployRequest.MetadataEntry
+	nil,                           // 60: solo.v1.InvokeRequest.MetadataEntry
+	nil,                           // 61: solo.v1.InvokeReply.MetadataEntry
+	nil,                           // 62: solo.v1.Service.IsolationEntry
+	nil,                           // 63: solo.v1.Service.MetadataEntry
+	nil,                           // 64: solo.v1.Health.ComponentsEntry
+	nil,                           // 65: solo.v1.Health.IsolationEntry
+	nil,                           // 66: solo.v1.Health.ServicesEntry
+	(*timestamppb.Timestamp)(nil), // 67: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 68: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 69: google.protobuf.Value
 }
 var file_solo_v1_solo_proto_depIdxs = []int32{
-	55, // 0: solo.v1.DeployRequest.files:type_name -> solo.v1.DeployRequest.FilesEntry
+	57, // 0: solo.v1.DeployRequest.files:type_name -> solo.v1.DeployRequest.FilesEntry
 	1,  // 1: solo.v1.DeployRequest.restart_limits:type_name -> solo.v1.RestartLimitsRequest
 	2,  // 2: solo.v1.DeployRequest.backoff:type_name -> solo.v1.BackoffRequest
 	3,  // 3: solo.v1.DeployRequest.health:type_name -> solo.v1.HealthRequest
 	4,  // 4: solo.v1.DeployRequest.limits:type_name -> solo.v1.LimitsRequest
-	56, // 5: solo.v1.DeployRequest.env:type_name -> solo.v1.DeployRequest.EnvEntry
-	57, // 6: solo.v1.DeployRequest.metadata:type_name -> solo.v1.DeployRequest.MetadataEntry
-	58, // 7: solo.v1.InvokeRequest.metadata:type_name -> solo.v1.InvokeRequest.MetadataEntry
-	59, // 8: solo.v1.InvokeReply.metadata:type_name -> solo.v1.InvokeReply.MetadataEntry
-	65, // 9: solo.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	65, // 10: solo.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	58, // 5: solo.v1.DeployRequest.env:type_name -> solo.v1.DeployRequest.EnvEntry
+	59, // 6: solo.v1.DeployRequest.metadata:type_name -> solo.v1.DeployRequest.MetadataEntry
+	60, // 7: solo.v1.InvokeRequest.metadata:type_name -> solo.v1.InvokeRequest.MetadataEntry
+	61, // 8: solo.v1.InvokeReply.metadata:type_name -> solo.v1.InvokeReply.MetadataEntry
+	67, // 9: solo.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	67, // 10: solo.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
 	16, // 11: solo.v1.WaitRequest.until:type_name -> solo.v1.WaitUntil
 	21, // 12: solo.v1.Service.restart_limits:type_name -> solo.v1.RestartLimits
 	22, // 13: solo.v1.Service.backoff:type_name -> solo.v1.Backoff
@@ -4765,49 +4890,49 @@ var file_solo_v1_solo_proto_depIdxs = []int32{
 	25, // 16: solo.v1.Service.usage:type_name -> solo.v1.Usage
 	26, // 17: solo.v1.Service.last_exit:type_name -> solo.v1.Exit
 	27, // 18: solo.v1.Service.build:type_name -> solo.v1.Build
-	60, // 19: solo.v1.Service.isolation:type_name -> solo.v1.Service.IsolationEntry
-	65, // 20: solo.v1.Service.created_at:type_name -> google.protobuf.Timestamp
-	65, // 21: solo.v1.Service.deployed_at:type_name -> google.protobuf.Timestamp
-	65, // 22: solo.v1.Service.started_at:type_name -> google.protobuf.Timestamp
-	61, // 23: solo.v1.Service.metadata:type_name -> solo.v1.Service.MetadataEntry
-	65, // 24: solo.v1.Exit.at:type_name -> google.protobuf.Timestamp
-	66, // 25: solo.v1.Exit.details:type_name -> google.protobuf.Struct
+	62, // 19: solo.v1.Service.isolation:type_name -> solo.v1.Service.IsolationEntry
+	67, // 20: solo.v1.Service.created_at:type_name -> google.protobuf.Timestamp
+	67, // 21: solo.v1.Service.deployed_at:type_name -> google.protobuf.Timestamp
+	67, // 22: solo.v1.Service.started_at:type_name -> google.protobuf.Timestamp
+	63, // 23: solo.v1.Service.metadata:type_name -> solo.v1.Service.MetadataEntry
+	67, // 24: solo.v1.Exit.at:type_name -> google.protobuf.Timestamp
+	68, // 25: solo.v1.Exit.details:type_name -> google.protobuf.Struct
 	28, // 26: solo.v1.Build.warnings:type_name -> solo.v1.Diagnostic
 	20, // 27: solo.v1.ServiceList.services:type_name -> solo.v1.Service
 	28, // 28: solo.v1.CheckResult.diagnostics:type_name -> solo.v1.Diagnostic
 	28, // 29: solo.v1.CheckResult.findings:type_name -> solo.v1.Diagnostic
 	28, // 30: solo.v1.CheckResult.warnings:type_name -> solo.v1.Diagnostic
 	31, // 31: solo.v1.CheckResult.changes:type_name -> solo.v1.Change
-	67, // 32: solo.v1.Change.from:type_name -> google.protobuf.Value
-	67, // 33: solo.v1.Change.to:type_name -> google.protobuf.Value
-	65, // 34: solo.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	66, // 35: solo.v1.Event.payload:type_name -> google.protobuf.Struct
+	69, // 32: solo.v1.Change.from:type_name -> google.protobuf.Value
+	69, // 33: solo.v1.Change.to:type_name -> google.protobuf.Value
+	67, // 34: solo.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	68, // 35: solo.v1.Event.payload:type_name -> google.protobuf.Struct
 	33, // 36: solo.v1.EventPage.events:type_name -> solo.v1.Event
-	65, // 37: solo.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
+	67, // 37: solo.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
 	36, // 38: solo.v1.LogPage.logs:type_name -> solo.v1.LogLine
 	33, // 39: solo.v1.Explanation.chain:type_name -> solo.v1.Event
 	26, // 40: solo.v1.Explanation.last_exit:type_name -> solo.v1.Exit
 	39, // 41: solo.v1.Explanation.budget:type_name -> solo.v1.Budget
 	40, // 42: solo.v1.Explanation.next:type_name -> solo.v1.NextAction
 	41, // 43: solo.v1.Explanation.calls:type_name -> solo.v1.SuggestedCall
-	65, // 44: solo.v1.NextAction.at:type_name -> google.protobuf.Timestamp
+	67, // 44: solo.v1.NextAction.at:type_name -> google.protobuf.Timestamp
 	43, // 45: solo.v1.CrashList.crashes:type_name -> solo.v1.Crash
-	65, // 46: solo.v1.Crash.at:type_name -> google.protobuf.Timestamp
+	67, // 46: solo.v1.Crash.at:type_name -> google.protobuf.Timestamp
 	26, // 47: solo.v1.Crash.last_exit:type_name -> solo.v1.Exit
 	44, // 48: solo.v1.Crash.panic:type_name -> solo.v1.PanicTrace
 	46, // 49: solo.v1.Crash.usage_curve:type_name -> solo.v1.UsageSample
 	33, // 50: solo.v1.Crash.events:type_name -> solo.v1.Event
 	45, // 51: solo.v1.PanicTrace.stack:type_name -> solo.v1.CallFrame
-	65, // 52: solo.v1.UsageSample.at:type_name -> google.protobuf.Timestamp
+	67, // 52: solo.v1.UsageSample.at:type_name -> google.protobuf.Timestamp
 	20, // 53: solo.v1.WaitResult.service:type_name -> solo.v1.Service
 	33, // 54: solo.v1.WaitResult.event:type_name -> solo.v1.Event
 	36, // 55: solo.v1.WaitResult.log:type_name -> solo.v1.LogLine
-	65, // 56: solo.v1.TreeNode.started_at:type_name -> google.protobuf.Timestamp
+	67, // 56: solo.v1.TreeNode.started_at:type_name -> google.protobuf.Timestamp
 	48, // 57: solo.v1.TreeNode.children:type_name -> solo.v1.TreeNode
 	53, // 58: solo.v1.Health.warm_up:type_name -> solo.v1.WarmUp
-	62, // 59: solo.v1.Health.components:type_name -> solo.v1.Health.ComponentsEntry
-	63, // 60: solo.v1.Health.isolation:type_name -> solo.v1.Health.IsolationEntry
-	64, // 61: solo.v1.Health.services:type_name -> solo.v1.Health.ServicesEntry
+	64, // 59: solo.v1.Health.components:type_name -> solo.v1.Health.ComponentsEntry
+	65, // 60: solo.v1.Health.isolation:type_name -> solo.v1.Health.IsolationEntry
+	66, // 61: solo.v1.Health.services:type_name -> solo.v1.Health.ServicesEntry
 	52, // 62: solo.v1.Health.events:type_name -> solo.v1.EventStats
 	50, // 63: solo.v1.Health.ComponentsEntry.value:type_name -> solo.v1.Component
 	51, // 64: solo.v1.Health.IsolationEntry.value:type_name -> solo.v1.Layer
@@ -4840,7 +4965,7 @@ var file_solo_v1_solo_proto_depIdxs = []int32{
 	47, // 91: solo.v1.Solo.Wait:output_type -> solo.v1.WaitResult
 	48, // 92: solo.v1.Solo.Tree:output_type -> solo.v1.TreeNode
 	49, // 93: solo.v1.Solo.Health:output_type -> solo.v1.Health
-	54, // 94: solo.v1.Solo.Shutdown:output_type -> solo.v1.ShutdownResult
+	56, // 94: solo.v1.Solo.Shutdown:output_type -> solo.v1.ShutdownResult
 	80, // [80:95] is the sub-list for method output_type
 	65, // [65:80] is the sub-list for method input_type
 	65, // [65:65] is the sub-list for extension type_name
@@ -4870,13 +4995,14 @@ func file_solo_v1_solo_proto_init() {
 	file_solo_v1_solo_proto_msgTypes[33].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[35].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[44].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[54].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_solo_v1_solo_proto_rawDesc), len(file_solo_v1_solo_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   65,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
