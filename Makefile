@@ -5,7 +5,7 @@
 # make lint    gofmt, go vet, staticcheck
 # make fmt     gofmt, in place
 # make proto   the generated code of proto/, which is committed
-# make bench   the table of docs/performance.md
+# make bench   the table of docs/performance.md, written there (10 minutes)
 # make fuzz    each fuzz target for a minute (FUZZTIME says another time)
 # make crash   50 kills of solod under load
 
@@ -48,7 +48,7 @@ proto:
 	cd proto && $(GO) tool -modfile=tools.mod buf lint && $(GO) tool -modfile=tools.mod buf generate
 
 bench: build
-	$(GO) run -buildvcs=false ./test/bench
+	$(GO) run -buildvcs=false ./test/bench -o docs/performance.md
 
 # Finds land in testdata/fuzz of their package, and are tests from then on. Go may
 # call the end of the time itself a failure (golang.org/issue/75804): only an input
