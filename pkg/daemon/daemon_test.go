@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/solo-run/solo/pkg/gateway"
+	"github.com/solo-run/solo/pkg/gateway/grpc"
+	"github.com/solo-run/solo/pkg/gateway/rest"
 )
 
 func TestOneDaemonADataDirectory(t *testing.T) {
@@ -251,6 +258,59 @@ func TestAPartThatKeepsFailingEndsTheDaemon(t *testing.T) {
 			t.Errorf("the last ends are %v", got)
 		}
 	})
+}
+
+// idleEngine is all of the engine that a gateway without callers needs.
+type idleEngine struct{ gateway.Engine }
+
+func (idleEngine) Ready() bool { return true }
+
+// A listener that is closed under the gateway is bound anew, at its own address,
+// and nothing else is touched.
+func TestAClosedListenerIsBoundAnew(t *testing.T) {
+	log := hclog.NewNullLogger()
+	soon := func() time.Duration { return time.Second }
+	d := &doors{
+		rest:  rest.Config{Engine: idleEngine{}, Log: log, Addr: "127.0.0.1:0", Socket: filepath.Join(t.TempDir(), "s"), ShutdownTimeout: soon},
+		grpc:  grpc.Config{Engine: idleEngine{}, Log: log, Addr: "127.0.0.1:0", ShutdownTimeout: soon},
+		holds: make(chan hold),
+	}
+	if err := d.listen(); err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + d.rest.Addr + "/health/live"
+	live := func() bool {
+		resp, err := http.Get(url)
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	}
+	tr := &trace{}
+	ctx, cancel := context.WithCancel(t.Context())
+	tree, failures, done := runTree(ctx, tr.part("before", nil), part{name: "gateway", run: d.run})
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("never happened: %s", what)
+			}
+		}
+	}
+	until("it serves", live)
+	for n := range 2 {
+		d.open[n][0].Close()
+		until("it is restarted", func() bool { return tree.snapshot()[1].Restarts == n+1 })
+		until("it serves again", live)
+	}
+	if got := tr.seen(); got != "+before" {
+		t.Errorf("the part before it: %s", got)
+	}
+	cancel()
+	if err := <-done; err != nil || len(*failures) != 2 {
+		t.Errorf("run = %v, failures %v", err, *failures)
+	}
 }
 
 func TestTheEndOfAVitalPartIsTheDaemons(t *testing.T) {
