@@ -65,16 +65,23 @@ binary that will not do, or does not come up, leaves the old one serving.`,
 	}
 }
 
+// lostTime is how long the daemon may be out of reach meanwhile.
+const lostTime = 10 * time.Second
+
 // untilStarted waits for the word of the new daemon.
 func untilStarted(ctx context.Context, c *client.Client, since uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, upgradeTime)
 	defer cancel()
+	seen := time.Now()
 	for ctx.Err() == nil {
 		page, err := c.Events(ctx, &solov1.WatchRequest{SinceId: proto.Uint64(since), EventType: "system_started", Limit: 1})
 		if err == nil && len(page.GetEvents()) > 0 {
 			return nil
 		}
-		if err != nil && !errors.Is(err, client.ErrUnreachable) {
+		switch {
+		case err == nil:
+			seen = time.Now()
+		case !errors.Is(err, client.ErrUnreachable), time.Since(seen) > lostTime:
 			return err
 		}
 		select {

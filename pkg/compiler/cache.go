@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
 )
 
@@ -116,9 +117,11 @@ func (c *Compiler) keep(digest, binary string) error {
 	if err := os.WriteFile(c.path(digest)+".sum", []byte(content+"\n"), 0o600); err != nil {
 		return err
 	}
+	failpoint.Hit("artifact.summed")
 	if err := os.Rename(tmp.Name(), c.path(digest)); err != nil {
 		return err
 	}
+	failpoint.Hit("artifact.named")
 	dir, err := os.Open(c.cfg.Dir)
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/solo-run/solo/pkg/eventlog"
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
 )
 
@@ -69,6 +70,7 @@ func (d *daemon) backup(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return solo.StorageError("a backup cannot be made", err)
 	}
+	failpoint.Hit("backup.linked")
 	report, err := eventlog.VerifyFile(ctx, filepath.Join(staging, storeFile))
 	if err != nil {
 		return err

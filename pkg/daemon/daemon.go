@@ -21,6 +21,7 @@ import (
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/engine"
 	"github.com/solo-run/solo/pkg/eventlog"
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/gateway/grpc"
 	"github.com/solo-run/solo/pkg/gateway/rest"
 	"github.com/solo-run/solo/pkg/logs"
@@ -56,6 +57,9 @@ func Run(ctx context.Context, cfg *Config, opts Options) error {
 		return err
 	}
 	d.former = former
+	if former != nil {
+		failpoint.Hit("upgrade.execed")
+	}
 	defer d.close()
 	ctx, d.stop = context.WithCancel(ctx)
 	defer d.stop()
@@ -69,6 +73,7 @@ func Run(ctx context.Context, cfg *Config, opts Options) error {
 	}
 	if former != nil {
 		former.settled(memory)
+		failpoint.Hit("upgrade.opened")
 	}
 	d.tree.Store(newTree(parts, d.partFailed))
 	var beside sync.WaitGroup

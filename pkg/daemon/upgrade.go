@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/solo-run/solo/pkg/engine"
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/gateway"
 	"github.com/solo-run/solo/pkg/sandbox"
 	"github.com/solo-run/solo/pkg/solo"
@@ -154,6 +155,7 @@ func (d *daemon) handOver(path string) (err error) {
 		return fmt.Errorf("calls in flight do not end: %w", err)
 	}
 	defer release()
+	failpoint.Hit("upgrade.held")
 	d.host.Freeze()
 	defer d.host.Thaw()
 	services, thaw, err := d.engine.Freeze(ctx)
@@ -161,6 +163,7 @@ func (d *daemon) handOver(path string) (err error) {
 		return err
 	}
 	defer thaw()
+	failpoint.Hit("upgrade.frozen")
 	h := &handover{Handover: handoverVersion, From: Version, Engine: services}
 	if h.Sandbox, err = d.host.Handover(); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"reflect"
 
 	"github.com/solo-run/solo/pkg/compiler"
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 	"github.com/solo-run/solo/pkg/supervisor"
@@ -181,6 +182,7 @@ func (e *Engine) deploy(ctx context.Context, key solo.Key, d *deployment) (*serv
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Hit("deploy.built")
 	r := &record{Tenant: key.Tenant, Service: key.Service}
 	s := e.lookup(key)
 	if s != nil {
@@ -202,6 +204,7 @@ func (e *Engine) deploy(ctx context.Context, key solo.Key, d *deployment) (*serv
 		undo()
 		return nil, err
 	}
+	failpoint.Hit("deploy.prepared")
 	if err = saveErr; err == nil {
 		err = e.makeCurrent(ctx, key, d, plan, artifact, candidate, &r)
 	}
@@ -210,6 +213,7 @@ func (e *Engine) deploy(ctx context.Context, key solo.Key, d *deployment) (*serv
 		undo()
 		return nil, err
 	}
+	failpoint.Hit("deploy.committed")
 	if s == nil {
 		if s, err = e.addService(r, nil); err != nil {
 			candidate.Abort()

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sort"
@@ -165,6 +166,9 @@ func (e *Engine) boot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot boot: %w", err)
 	}
+	if err := e.sweep(records); err != nil {
+		e.cfg.Log.Warn("what a former daemon has left cannot be removed", "error", err)
+	}
 	running := e.adopt(records)
 	err = e.cfg.DB.Update(func(tx *store.Tx) error {
 		wanted := 0
@@ -230,6 +234,26 @@ func (e *Engine) boot(ctx context.Context) error {
 	e.cfg.Log.Info("services are started", "running", up, "wanted", len(starts), "adopted", len(running), "took", time.Since(began).Round(time.Millisecond).String())
 	e.ready.Store(true)
 	return nil
+}
+
+// sweep removes the sources and logs that no stored service has.
+func (e *Engine) sweep(records []*record) error {
+	known := map[string]map[string]bool{}
+	services := map[solo.Key]bool{}
+	err := e.cfg.DB.View(func(tx *store.Tx) error {
+		for _, r := range records {
+			digests, err := sourceDigests(tx, r.key())
+			if err != nil {
+				return err
+			}
+			known[r.key().Digest()], services[r.key()] = digests, true
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(e.sources.sweep(known), e.cfg.Logs.PurgeOthers(services))
 }
 
 // foldUnseen makes the record of a former daemon's service true for this one: an

@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 )
@@ -93,6 +94,7 @@ func (e *Engine) Begin(p solo.Principal, key string, request []byte) (first *sol
 		if a == nil {
 			return nil
 		}
+		failpoint.Hit("answer.unkept")
 		return e.cfg.DB.Update(func(tx *store.Tx) error {
 			return keepAnswer(tx, p.Tenant, name[:], storedAnswer{Print: print, Status: a.Status, Body: a.Body, At: tx.Now})
 		})

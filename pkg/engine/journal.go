@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 	"github.com/solo-run/solo/pkg/supervisor"
@@ -13,7 +14,7 @@ type journal struct{ e *Engine }
 
 // Record stores the change and its events in one transaction.
 func (j journal) Record(key solo.Key, c supervisor.Change) error {
-	return j.e.cfg.DB.Update(func(tx *store.Tx) error {
+	err := j.e.cfg.DB.Update(func(tx *store.Tx) error {
 		r, err := loadRecord(tx, key)
 		if err != nil {
 			return err
@@ -26,6 +27,16 @@ func (j journal) Record(key solo.Key, c supervisor.Change) error {
 		}
 		return j.e.commit(tx, r)
 	})
+	if name := failpoints[c.Kind]; err == nil && name != "" {
+		failpoint.Hit(name)
+	}
+	return err
+}
+
+// failpoints are the places behind the records that others wait for.
+var failpoints = map[supervisor.ChangeKind]string{
+	supervisor.ChangeStarted: "start.recorded", supervisor.ChangeEnded: "end.recorded",
+	supervisor.ChangeStopping: "kill.wanted", supervisor.ChangeKilled: "kill.recorded",
 }
 
 // commit saves the record and shows it to readers once it is durable.

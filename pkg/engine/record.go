@@ -120,6 +120,25 @@ func ofService(tx *store.Tx, root []byte, key solo.Key) (*bbolt.Bucket, error) {
 
 func numberKey(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
+// sourceDigests are those that the service's versions name.
+func sourceDigests(tx *store.Tx, key solo.Key) (map[string]bool, error) {
+	out := map[string]bool{}
+	tenant := tx.Bucket(bucketVersions).Bucket([]byte(key.Tenant))
+	if tenant == nil || tenant.Bucket([]byte(key.Service)) == nil {
+		return out, nil
+	}
+	b := tenant.Bucket([]byte(key.Service))
+	err := b.ForEach(func(k, _ []byte) error {
+		var v version
+		if err := store.Get(b, k, &v); err != nil {
+			return fmt.Errorf("cannot read a version: %w", err)
+		}
+		out[v.SourceDigest] = true
+		return nil
+	})
+	return out, err
+}
+
 // forgetService removes the record and the versions of a service.
 func forgetService(tx *store.Tx, key solo.Key) error {
 	if tenant := tx.Bucket(bucketServices).Bucket([]byte(key.Tenant)); tenant != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 	"github.com/solo-run/solo/pkg/supervisor"
@@ -215,6 +216,7 @@ func (e *Engine) purge(ctx context.Context, key solo.Key, s *service) error {
 		}
 		return err
 	}
+	failpoint.Hit("purge.forgotten")
 	if err := errors.Join(e.sources.forget(key), e.cfg.Logs.Purge(key)); err != nil {
 		e.cfg.Log.Warn("cannot remove the files of a purged service", "error", err)
 	}

@@ -2,10 +2,13 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
 )
 
@@ -63,6 +66,7 @@ func (s *sources) write(path string, src solo.Source) error {
 	if err := tmp.Sync(); err != nil {
 		return err
 	}
+	failpoint.Hit("source.written")
 	if err := os.Rename(tmp.Name(), path); err != nil {
 		return err
 	}
@@ -95,6 +99,31 @@ func (s *sources) load(key solo.Key, digest string) (solo.Source, error) {
 		return solo.Source{}, fmt.Errorf("cannot read the stored source %s: %w", digest, err)
 	}
 	return src, nil
+}
+
+// sweep removes what no version names: a daemon that was killed in the middle of a
+// deploy, or of a purge, has left it. known are the digests of each service.
+func (s *sources) sweep(known map[string]map[string]bool) error {
+	dirs, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range dirs {
+		digests, ok := known[d.Name()]
+		if !ok {
+			errs = append(errs, os.RemoveAll(filepath.Join(s.dir, d.Name())))
+			continue
+		}
+		files, err := os.ReadDir(filepath.Join(s.dir, d.Name()))
+		errs = append(errs, err)
+		for _, f := range files {
+			if digest, whole := strings.CutSuffix(f.Name(), ".json"); !whole || !digests[digest] {
+				errs = append(errs, os.Remove(filepath.Join(s.dir, d.Name(), f.Name())))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // forget removes all sources of a service.

@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 )
@@ -61,6 +62,7 @@ func (l *Log) Retain(ctx context.Context, r Retention) (removed uint64, err erro
 		if err := l.checkpoint(before); err != nil {
 			return 0, fmt.Errorf("cannot cut the log: %w", err)
 		}
+		failpoint.Hit("retain.checkpoint")
 	}
 	for {
 		if err := ctx.Err(); err != nil {
@@ -73,6 +75,7 @@ func (l *Log) Retain(ctx context.Context, r Retention) (removed uint64, err erro
 		if removed += n; n < cutBatch {
 			return removed, nil
 		}
+		failpoint.Hit("retain.batch")
 	}
 }
 

@@ -335,6 +335,23 @@ func (s *Store) Purge(key solo.Key) error {
 	return errors.Join(v.closeFile(), os.RemoveAll(v.dir))
 }
 
+// PurgeOthers forgets the lines of every service that is not known.
+func (s *Store) PurgeOthers(known map[solo.Key]bool) error {
+	s.mu.Lock()
+	var others []solo.Key
+	for key := range s.services {
+		if !known[key] {
+			others = append(others, key)
+		}
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, key := range others {
+		errs = append(errs, s.Purge(key))
+	}
+	return errors.Join(errs...)
+}
+
 // Wait returns when there is a line of the tenant ("" is any) after that id; the
 // error is ctx's.
 func (s *Store) Wait(ctx context.Context, tenant string, after uint64) error {

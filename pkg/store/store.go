@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
 )
 
@@ -69,6 +70,12 @@ func Open(path string, opts Options) (*DB, error) {
 	if !opts.ReadOnly {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the directory of the store: %w", err)
+		}
+	}
+	if !opts.ReadOnly {
+		// A compaction that a crash has ended left the old file as it was.
+		if err := os.Remove(path + compactSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("cannot remove a compaction that was not finished: %w", err)
 		}
 	}
 	marker := path + ".initialised"
@@ -271,6 +278,7 @@ func (db *DB) Compact() error {
 	if err != nil {
 		return fmt.Errorf("cannot compact the store: %w", err)
 	}
+	failpoint.Hit("compact.written")
 	db.swap.Lock()
 	defer db.swap.Unlock()
 	if err := os.Rename(tmp, db.path); err != nil {
@@ -280,6 +288,7 @@ func (db *DB) Compact() error {
 		dir.Sync()
 		dir.Close()
 	}
+	failpoint.Hit("compact.renamed")
 	fresh, err = openBolt(db.path, db.opts)
 	if err != nil {
 		// The old file has no name any more, and all that it holds is in the new one:
@@ -451,6 +460,7 @@ func (db *DB) commit(batch []*change) {
 			return
 		}
 		db.fault.Store(nil)
+		failpoint.Hit("store.commit")
 		for _, hook := range hooks {
 			hook()
 		}

@@ -30,17 +30,17 @@ type rule struct {
 }
 
 var table = []rule{
-	{packages: []string{"pkg/solo"}},
-	{packages: []string{"pkg/store"}, ours: []string{"pkg/solo"}},
-	{packages: []string{"pkg/eventlog", "pkg/logs"}, ours: []string{"pkg/solo", "pkg/store"}},
-	{packages: []string{"pkg/compiler"}, ours: []string{"pkg/solo", "pkg/sandbox", "pkg/compiler/*"}, never: []string{"go.etcd.io/bbolt"}},
+	{packages: []string{"pkg/solo", "pkg/failpoint"}},
+	{packages: []string{"pkg/store"}, ours: []string{"pkg/solo", "pkg/failpoint"}},
+	{packages: []string{"pkg/eventlog", "pkg/logs"}, ours: []string{"pkg/solo", "pkg/store", "pkg/failpoint"}},
+	{packages: []string{"pkg/compiler"}, ours: []string{"pkg/solo", "pkg/failpoint", "pkg/sandbox", "pkg/compiler/*"}, never: []string{"go.etcd.io/bbolt"}},
 	{packages: []string{"pkg/compiler/sdksrc", "pkg/compiler/sdksrc/gen"}, ours: []string{"pkg/compiler/*"}},
 	{packages: []string{"pkg/sandbox"}, ours: []string{"pkg/solo", "pkg/sandbox/internal/*"}},
 	{packages: []string{"pkg/sandbox/internal/*"}},
 	{packages: []string{"pkg/process"}, ours: []string{"pkg/solo", "pkg/sandbox", "sdk/wire"}, never: []string{"go.etcd.io/bbolt"}},
 	{packages: []string{"pkg/supervisor"}, ours: []string{"pkg/solo"}, never: []string{"go.etcd.io/bbolt", "github.com/hashicorp"}},
 	{packages: []string{"pkg/engine"}, ours: []string{
-		"pkg/solo", "pkg/store", "pkg/eventlog", "pkg/logs", "pkg/compiler", "pkg/process", "pkg/supervisor",
+		"pkg/solo", "pkg/failpoint", "pkg/store", "pkg/eventlog", "pkg/logs", "pkg/compiler", "pkg/process", "pkg/supervisor",
 	}},
 	{packages: []string{"pkg/identity", "pkg/telemetry"}, ours: []string{"pkg/solo", "pkg/store"}},
 	{packages: []string{"pkg/gateway"}, ours: []string{"pkg/solo", "pkg/identity"}},
