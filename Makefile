@@ -7,7 +7,7 @@
 # make proto   the generated code of proto/, which is committed
 # make bench   the table of docs/performance.md, written there (10 minutes)
 # make fuzz    each fuzz target for a minute (FUZZTIME says another time)
-# make crash   50 kills of solod under load
+# make crash   50 kills of solod under load, and one at each named step (2 minutes)
 
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)

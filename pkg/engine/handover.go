@@ -33,11 +33,8 @@ const settleTime = 5 * time.Second
 // it back. The error is conflict where a deploy is under way, or a service does not
 // settle.
 func (e *Engine) Freeze(ctx context.Context) (_ *Handover, thaw func(), err error) {
-	e.mu.RLock()
-	deploys := len(e.slots)
-	e.mu.RUnlock()
-	if deploys > 0 {
-		return nil, nil, solo.Errorf(solo.CodeConflict, "%d deploys are under way; try again when they are through", deploys)
+	if err := e.deploysNothing(); err != nil {
+		return nil, nil, err
 	}
 	running, goOn, err := e.sup.Freeze()
 	for end := time.Now().Add(settleTime); errors.Is(err, supervisor.ErrUnsettled) && time.Now().Before(end) && ctx.Err() == nil; {
@@ -83,6 +80,16 @@ func (e *Engine) Freeze(ctx context.Context) (_ *Handover, thaw func(), err erro
 	return out, thaw, nil
 }
 
+// deploysNothing refuses while a deploy is under way.
+func (e *Engine) deploysNothing() error {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if n := len(e.slots); n > 0 {
+		return solo.Errorf(solo.CodeConflict, "%d deploys are under way; try again when they are through", n)
+	}
+	return nil
+}
+
 // adopt takes over what a former daemon has handed to this process, by service.
 func (e *Engine) adopt(records []*record) map[solo.Key]*supervisor.Running {
 	out := map[solo.Key]*supervisor.Running{}
@@ -126,7 +133,7 @@ func (e *Engine) Upgrade(ctx context.Context, p solo.Principal, binary string) (
 	if !p.Operator {
 		return nil, solo.Errorf(solo.CodePermissionDenied, "only the operator may upgrade the daemon")
 	}
-	if err := e.admits(); err != nil {
+	if err := errors.Join(e.admits(), e.deploysNothing()); err != nil {
 		return nil, err
 	}
 	return e.cfg.Upgrade(ctx, binary)
