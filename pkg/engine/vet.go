@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"time"
 
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
@@ -34,6 +35,9 @@ func (e *Engine) vet(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case v := <-e.vets:
+			if e.quiet(ctx) != nil {
+				return nil
+			}
 			warnings, err := e.cfg.Compiler.Vet(ctx, v.source)
 			if err == nil && len(warnings) > 0 {
 				err = e.keepWarnings(v, warnings)
@@ -43,6 +47,31 @@ func (e *Engine) vet(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// A vet takes as long as a build: it waits until nobody has deployed for vetPause,
+// and no longer than vetPatience.
+const (
+	vetPause    = 500 * time.Millisecond
+	vetPatience = 30 * time.Second
+)
+
+// quiet waits until no deploy has been under way for vetPause.
+func (e *Engine) quiet(ctx context.Context) error {
+	quiet := time.Now()
+	tick := time.NewTicker(vetPause / 5)
+	defer tick.Stop()
+	for end := time.Now().Add(vetPatience); time.Since(quiet) < vetPause && time.Now().Before(end); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if e.deploysNothing() != nil {
+			quiet = time.Now()
+		}
+	}
+	return nil
 }
 
 // keepWarnings stores what vet found, if the version is still the current one.
