@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -147,16 +148,11 @@ func TestStart_Exits(t *testing.T) {
 // not something waited for it.
 func TestStart_OnceEach(t *testing.T) {
 	r := open(t, config(t))
-	quit := make(chan struct{})
-	defer close(quit)
+	var quit atomic.Bool
+	defer quit.Store(true)
 	for range 2 * runtime.NumCPU() {
 		go func() {
-			for {
-				select {
-				case <-quit:
-					return
-				default:
-				}
+			for n := 0; !quit.Load(); n++ {
 			}
 		}()
 	}

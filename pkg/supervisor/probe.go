@@ -34,7 +34,7 @@ func (u *Unit) probe(attempt uint64) {
 }
 
 // errSlow stands for the answer of a Health that is still to come.
-var errSlow = errors.New("Health takes long")
+var errSlow = errors.New("the answer takes long")
 
 // probeGrid is what probes are due on: those of many services then share a wake-up
 // of the daemon. Short intervals keep their own time.

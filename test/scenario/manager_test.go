@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"context"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -79,7 +80,9 @@ func TestTheServiceManagerIsTold(t *testing.T) {
 
 	// lastReload is the newest event of its kind.
 	lastReload := func() (payload struct{ Changed, Refused []string }) {
-		client := &http.Client{Transport: &http.Transport{Dial: func(_, _ string) (net.Conn, error) { return net.Dial("unix", filepath.Join(d.Dir, "solo.sock")) }}}
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(d.Dir, "solo.sock"))
+		}}}
 		defer client.CloseIdleConnections()
 		req, err := http.NewRequest("GET", "http://solod/events?event_type=config_reloaded", nil)
 		if err != nil {
