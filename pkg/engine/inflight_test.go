@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/solo-run/solo/pkg/solo"
@@ -44,6 +45,25 @@ func BenchmarkAdmission(b *testing.B) {
 				return
 			}
 			f.leave(n)
+		}
+	})
+}
+
+// A call finds its service among a thousand.
+func BenchmarkLookup(b *testing.B) {
+	e := &Engine{services: map[solo.Key]*service{}}
+	var keys []solo.Key
+	for i := range 1000 {
+		key := solo.Key{Tenant: "tenant", Service: fmt.Sprint("service-", i)}
+		keys = append(keys, key)
+		e.services[key] = &service{}
+	}
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i++ {
+			if e.lookup(keys[i%len(keys)]) == nil {
+				b.Error("it is not found")
+				return
+			}
 		}
 	})
 }
