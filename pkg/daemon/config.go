@@ -256,7 +256,12 @@ func (c *Config) settings() []setting {
 		{"limits.ceiling_pids", &l.CeilingPIDs, ceiling(&l.CeilingPIDs, &l.PIDs)},
 		{"limits.ceiling_data_mb", &l.CeilingDataMB, notBuilt(&l.CeilingDataMB, 0)},
 		{"limits.ceiling_log_mb", &l.CeilingLogMB, ceiling(&l.CeilingLogMB, &l.LogMB)},
-		{"limits.ceiling_kv_mb", &l.CeilingKVMB, notBuilt(&l.CeilingKVMB, 0)},
+		{"limits.ceiling_kv_mb", &l.CeilingKVMB, func() string {
+			if l.CeilingKVMB == 0 {
+				return ""
+			}
+			return notBuilt(&l.CeilingKVMB, 4*solo.DefaultLimits().KVMB)()
+		}},
 		{"limits.tenant_memory_mb", &l.TenantMemoryMB, notBuilt(&l.TenantMemoryMB, 0)},
 		{"limits.tenant_cpu_percent", &l.TenantCPUPercent, notBuilt(&l.TenantCPUPercent, 0)},
 		{"limits.tenant_pids", &l.TenantPIDs, notBuilt(&l.TenantPIDs, 0)},
@@ -585,7 +590,7 @@ func (c *Config) resolve() error {
 	l := &c.Limits
 	for _, p := range []struct{ ceiling, limit *int }{
 		{&l.CeilingMemoryMB, &l.MemoryMB}, {&l.CeilingCPUPercent, &l.CPUPercent},
-		{&l.CeilingPIDs, &l.PIDs}, {&l.CeilingLogMB, &l.LogMB},
+		{&l.CeilingPIDs, &l.PIDs}, {&l.CeilingLogMB, &l.LogMB}, {&l.CeilingKVMB, &l.KVMB},
 	} {
 		if *p.ceiling == 0 {
 			*p.ceiling = 4 * *p.limit
