@@ -93,28 +93,38 @@ func (c *Compiler) store(digest, binary string) error {
 	return nil
 }
 
-func (c *Compiler) keep(digest, binary string) error {
+// keep gives the binary its name, and has it on its way to the disk when it
+// returns: see [Compiler.Durable].
+func (c *Compiler) keep(digest, binary string) (err error) {
 	tmp, err := os.CreateTemp(c.cfg.Dir, ".new-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
-	defer tmp.Close()
-	if err := copyArtifact(binary, tmp, maxArtifact); err != nil {
+	var written *os.File
+	defer func() {
+		if err != nil {
+			os.Remove(tmp.Name())
+			tmp.Close()
+			written.Close()
+		}
+	}()
+	h := sha256.New()
+	if err := copyArtifact(binary, tmp, h, maxArtifact); err != nil {
 		return err
 	}
 	if err := tmp.Chmod(0o555); err != nil {
 		return err
 	}
-	if err := tmp.Sync(); err != nil {
+	// A file that is open for writing cannot be executed; to bring it to the disk,
+	// reading is enough.
+	if err := tmp.Close(); err != nil {
 		return err
 	}
-	content, err := sum(tmp.Name())
-	if err != nil {
+	if written, err = os.Open(tmp.Name()); err != nil {
 		return err
 	}
 	// The sum is first: a binary without one is not there.
-	if err := os.WriteFile(c.path(digest)+".sum", []byte(content+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(c.path(digest)+".sum", []byte(hex.EncodeToString(h.Sum(nil))+"\n"), 0o600); err != nil {
 		return err
 	}
 	failpoint.Hit("artifact.summed")
@@ -122,10 +132,53 @@ func (c *Compiler) keep(digest, binary string) error {
 		return err
 	}
 	failpoint.Hit("artifact.named")
+	w := &writing{done: make(chan struct{})}
+	c.writing.Store(digest, w)
+	go func() {
+		w.err = c.sync(written)
+		if w.err != nil {
+			// A disk that is full may say so only now.
+			os.Remove(c.path(digest))
+			os.Remove(c.path(digest) + ".sum")
+		}
+		c.writing.Delete(digest)
+		close(w.done)
+	}()
+	return nil
+}
+
+// writing is an artifact on its way to the disk; err is set before done closes.
+type writing struct {
+	done chan struct{}
+	err  error
+}
+
+func (c *Compiler) sync(binary *os.File) error {
+	defer binary.Close()
+	if err := binary.Sync(); err != nil {
+		return err
+	}
 	dir, err := os.Open(c.cfg.Dir)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	return dir.Sync()
+}
+
+// Durable returns once the artifact would be there after a power cut: a deploy
+// starts its candidate meanwhile, and waits for this before it says that it runs.
+func (c *Compiler) Durable(digest string) error {
+	if w, ok := c.writing.Load(digest); ok {
+		w := w.(*writing)
+		<-w.done
+		if w.err != nil {
+			return solo.StorageError("the artifact cannot be stored", w.err)
+		}
+	}
+	// One whose writing has failed before anybody asked is gone.
+	if _, err := identify(c.path(digest)); err != nil {
+		return solo.StorageError("the artifact cannot be stored", err)
+	}
+	return nil
 }

@@ -68,6 +68,8 @@ type Compiler struct {
 	// whole remembers the artifacts that were verified, by digest, as fileID; there
 	// are no more of them than files.
 	whole sync.Map
+	// writing are the artifacts on their way to the disk, by digest.
+	writing sync.Map
 
 	mu      sync.Mutex
 	flights map[string]*flight

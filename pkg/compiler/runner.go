@@ -132,8 +132,9 @@ func (b *bounded) Write(p []byte) (int, error) {
 }
 
 // copyArtifact copies what a build has made, which may be anything under that
-// name, into a new file: not through a link, only a regular file, and bounded.
-func copyArtifact(from string, to *os.File, limit int64) error {
+// name, into a new file and its sum: not through a link, only a regular file, and
+// bounded.
+func copyArtifact(from string, to *os.File, sum io.Writer, limit int64) error {
 	fd, err := unix.Open(from, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("cannot open the binary: %w", err)
@@ -149,7 +150,7 @@ func copyArtifact(from string, to *os.File, limit int64) error {
 	case info.Size() > limit:
 		return errTooLarge
 	}
-	n, err := io.Copy(to, io.LimitReader(src, limit+1))
+	n, err := io.Copy(io.MultiWriter(to, sum), io.LimitReader(src, limit+1))
 	switch {
 	case err != nil:
 		return fmt.Errorf("cannot copy the binary: %w", err)

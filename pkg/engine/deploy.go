@@ -206,6 +206,9 @@ func (e *Engine) deploy(ctx context.Context, key solo.Key, d *deployment) (*serv
 	}
 	failpoint.Hit("deploy.prepared")
 	if err = saveErr; err == nil {
+		err = e.cfg.Compiler.Durable(artifact.Digest)
+	}
+	if err == nil {
 		err = e.makeCurrent(ctx, key, d, plan, artifact, candidate, &r)
 	}
 	if err != nil {

@@ -180,6 +180,31 @@ func TestStart_OnceEach(t *testing.T) {
 	group.Wait()
 }
 
+// A binary that is open for writing somewhere, for a moment, is waited for.
+func TestStart_ABusyBinary(t *testing.T) {
+	r := open(t, config(t))
+	c, _ := r.command(t, "busy", "exit", "5")
+	text, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "binary")
+	if err := os.WriteFile(path, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writing, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { writing.Close() })
+	c.Path = path
+	p := r.start(t, c)
+	if s := p.Exit(); s.Code != 5 {
+		t.Errorf("exit %+v", s)
+	}
+	r.finish(t, p, "busy")
+}
+
 // What waits for a start may die before it comes.
 func TestStart_CellsThatDied(t *testing.T) {
 	r := open(t, config(t))

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -97,10 +98,23 @@ func become() (step string, err error) {
 	if _, err := syscall.Write(fdControl, []byte{Ready}); err != nil {
 		return "start", err
 	}
-	_, _, errno := syscall.RawSyscall6(unix.SYS_EXECVEAT, uintptr(files[fileBinary]), uintptr(unsafe.Pointer(&[]byte{0}[0])),
-		uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
+	var errno syscall.Errno
+	for range busyTries {
+		_, _, errno = syscall.RawSyscall6(unix.SYS_EXECVEAT, uintptr(files[fileBinary]), uintptr(unsafe.Pointer(&[]byte{0}[0])),
+			uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&envv[0])), unix.AT_EMPTY_PATH, 0)
+		if errno != syscall.ETXTBSY {
+			break
+		}
+		// Another child, between its fork and its exec, still holds the descriptor that
+		// the binary was written by.
+		time.Sleep(time.Millisecond)
+	}
 	return "execute the program", errno
 }
+
+// busyTries is how often a binary that is being written is tried, a millisecond
+// apart.
+const busyTries = 200
 
 // receive waits for the orders: the spec, and the files that it is about. A shim
 // whose daemon ends before there are any has nothing to tell anybody.
