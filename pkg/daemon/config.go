@@ -267,7 +267,7 @@ func (c *Config) settings() []setting {
 		{"limits.tenant_pids", &l.TenantPIDs, notBuilt(&l.TenantPIDs, 0)},
 		{"limits.tenant_secrets", &l.TenantSecrets, notBuilt(&l.TenantSecrets, 0)},
 		{"limits.tenant_streams", &l.TenantStreams, notBuilt(&l.TenantStreams, 0)},
-		{"telemetry.enabled", &t.Enabled, notBuilt(&t.Enabled, true)},
+		{"telemetry.enabled", &t.Enabled, anything},
 		{"telemetry.log_events", &t.LogEvents, anything},
 		{"telemetry.otlp_endpoint", &t.OTLPEndpoint, notBuilt(&t.OTLPEndpoint, "")},
 		{"security.require_mtls", &sec.RequireMTLS, notBuilt(&sec.RequireMTLS, false)},

@@ -130,7 +130,9 @@ type daemon struct {
 	events  *eventlog.Log
 	engine  *engine.Engine
 	monitor *telemetry.Monitor
-	tree    atomic.Pointer[tree]
+	// meters are nil where telemetry is off.
+	meters *telemetry.Meters
+	tree   atomic.Pointer[tree]
 	// logging is whether events are lines of the log too.
 	logging   atomic.Bool
 	retention atomic.Pointer[eventlog.Retention]
@@ -202,13 +204,14 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.measure()
 	shutdown := time.Duration(cfg.Solo.ShutdownS) * time.Second
 	d.engine, err = engine.Open(engine.Config{
 		DB: db, Events: events, Logs: lines, Compiler: comp, Launcher: process.New(host),
 		Isolation: host.Layers(), SourceDir: filepath.Join(dir, "sources"), Bounds: cfg.bounds(),
 		Grace: shutdown / 2, Parallel: bootParallel * cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) },
 		Parts: func() []solo.TreeNode { return d.tree.Load().snapshot() }, Components: d.components,
-		Backup: d.backup, Upgrade: d.upgrade, Adopt: d.former.services(), Stop: d.stop, Log: d.log.Named("engine"),
+		Meters: d.engineMeters(), Backup: d.backup, Upgrade: d.upgrade, Adopt: d.former.services(), Stop: d.stop, Log: d.log.Named("engine"),
 	})
 	if err != nil {
 		return nil, err
@@ -223,6 +226,9 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 			Socket: cfg.grpcSocket(),
 		},
 		holds: make(chan hold),
+	}
+	if d.meters != nil {
+		d.doors.rest.Meter, d.doors.grpc.Meter = d.meters, d.meters
 	}
 	doors := d.doors
 	patience := func() time.Duration {
@@ -252,6 +258,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		{name: "eventlog", run: together(d.logEvents(), d.retain)},
 		{name: "resource monitor", run: d.monitor.Run},
 		{name: "deployer", run: comp.Run},
+		{name: "telemetry", run: d.eachEvent(d.countEvent)},
 		{name: "gateway", run: doors.run},
 	}, nil
 }
@@ -304,10 +311,10 @@ func (d *daemon) sandbox(ctx context.Context) (*sandbox.Host, error) {
 	return host, nil
 }
 
-// logEvents makes each event a line of the daemon's log too. Begun anew, it goes
-// on where it was.
-func (d *daemon) logEvents() func(context.Context) error {
-	log, last := d.log.Named("event"), d.events.LastID()
+// eachEvent gives f every event once it is durable. Begun anew, it goes on where it
+// was.
+func (d *daemon) eachEvent(f func(solo.Event)) func(context.Context) error {
+	last := d.events.LastID()
 	return func(ctx context.Context) error {
 		for e, err := range d.events.Stream(ctx, solo.EventQuery{SinceID: last}) {
 			if err != nil {
@@ -317,13 +324,21 @@ func (d *daemon) logEvents() func(context.Context) error {
 				return err
 			}
 			last = e.ID
-			if d.logging.Load() {
-				log.Info(string(e.Type), "id", e.ID, "tenant", e.TenantID, "subject", e.Subject)
-			}
+			f(e)
 		}
 		<-ctx.Done()
 		return nil
 	}
+}
+
+// logEvents makes each event a line of the daemon's log too.
+func (d *daemon) logEvents() func(context.Context) error {
+	log := d.log.Named("event")
+	return d.eachEvent(func(e solo.Event) {
+		if d.logging.Load() {
+			log.Info(string(e.Type), "id", e.ID, "tenant", e.TenantID, "subject", e.Subject)
+		}
+	})
 }
 
 // Retention is looked after every retainPause. What it frees is given back to the

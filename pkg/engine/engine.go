@@ -39,7 +39,7 @@ type Bounds struct {
 	InflightPerTenant, InflightTotal int64
 }
 
-// Config is what an [Engine] works with; all of it is required but Isolation.
+// Config is what an [Engine] works with; all of it is required but Isolation and Meters.
 type Config struct {
 	DB       *store.DB
 	Events   *eventlog.Log
@@ -69,9 +69,20 @@ type Config struct {
 	// a boot of its own.
 	Upgrade func(ctx context.Context, binary string) (*solo.UpgradeResult, error)
 	Adopt   *Handover
+	// Meters count the calls, and write what they have counted; nil counts nothing.
+	Meters Meters
 	// Stop is told that an operator wants the daemon to end.
 	Stop func()
 	Log  Logger
+}
+
+// Meters count what does not reach the log.
+type Meters interface {
+	// Calls returns who is told of each end of a call of the service; the code is ""
+	// where it has succeeded.
+	Calls(key solo.Key) func(code solo.Code, took time.Duration)
+	// Expose writes the metrics of a tenant, or of all for "".
+	Expose(tenant, accept string) (contentType string, body []byte, err error)
 }
 
 // Engine is the use cases. Run it before it is asked for anything that changes.
@@ -111,6 +122,8 @@ type Engine struct {
 type service struct {
 	record atomic.Pointer[record]
 	unit   *supervisor.Unit
+	// ended is told of the end of each call.
+	ended func(code solo.Code, took time.Duration)
 }
 
 // Open returns an engine over its rooms. It starts nothing.
@@ -324,7 +337,10 @@ func (e *Engine) addService(r *record, running *supervisor.Running) (*service, e
 	if err != nil {
 		return nil, err
 	}
-	s := &service{unit: unit}
+	s := &service{unit: unit, ended: func(solo.Code, time.Duration) {}}
+	if e.cfg.Meters != nil {
+		s.ended = e.cfg.Meters.Calls(r.key())
+	}
 	s.record.Store(r)
 	e.mu.Lock()
 	e.services[r.key()] = s

@@ -258,6 +258,14 @@ func (e *Engine) Invoke(ctx context.Context, p solo.Principal, serviceID string,
 		}
 		return nil, errNotFound(key)
 	}
+	began := time.Now()
+	reply, err := e.call(ctx, s, key, req)
+	s.ended(solo.CodeOf(err), time.Since(began))
+	return reply, err
+}
+
+// call meets a call with the service, once there is room for it.
+func (e *Engine) call(ctx context.Context, s *service, key solo.Key, req *solo.InvokeRequest) (*solo.InvokeReply, error) {
 	mine, err := e.calls.enter(key.Tenant, e.bounds.Load())
 	if err != nil {
 		return nil, err

@@ -42,11 +42,18 @@ type Engine interface {
 	WaitLogs(ctx context.Context, tenant string, after uint64) error
 	LastLogID() uint64
 	Health(ctx context.Context) *solo.Health
+	Metrics(ctx context.Context, p solo.Principal, accept string) (contentType string, body []byte, err error)
 	Ready() bool
 	Begin(p solo.Principal, key string, request []byte) (first *solo.Answer, finish func(*solo.Answer) error, err error)
 	Backup(ctx context.Context, p solo.Principal, w io.Writer) error
 	Upgrade(ctx context.Context, p solo.Principal, binary string) (*solo.UpgradeResult, error)
 	Shutdown(p solo.Principal) error
+}
+
+// Meter is told of each request that was answered; code is "" where it has
+// succeeded. Streams are not requests: they end when their reader goes.
+type Meter interface {
+	Request(wire, operation string, code solo.Code, took time.Duration)
 }
 
 // Admit finds out who is calling, and whether the operation is for them.

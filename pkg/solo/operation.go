@@ -82,6 +82,7 @@ const (
 	OpBackup       = "backup"
 	OpUpgrade      = "upgrade"
 	OpShutdown     = "shutdown"
+	OpMetrics      = "metrics"
 	OpOpenAPI      = "openapi"
 )
 
@@ -177,6 +178,8 @@ var operations = []Operation{
 		Doc: "200 while the daemon answers at all."},
 	{Name: OpReady, Method: "GET", Path: "/health/ready", Response: reflect.TypeFor[Health](),
 		Doc: "200 once every service that should run is ready or has failed its first start."},
+	{Name: OpMetrics, Method: "GET", Path: "/metrics", Permission: PermissionRead, Resource: "metrics", Codes: []Code{CodeNotFound},
+		Doc: "Expose the metrics to Prometheus: all of them to the operator, its own to a tenant."},
 	{Name: OpOpenAPI, Method: "GET", Path: "/openapi.json", Response: reflect.TypeFor[map[string]any](),
 		Doc: "Describe this API."},
 	{Name: OpBackup, Method: "GET", Path: "/backup", Permission: PermissionOperator, Codes: []Code{CodeStorageUnavailable},

@@ -1,8 +1,12 @@
 // Package telemetry is what the daemon knows and tells of itself.
 //
-// Its noun today: a [Monitor] looks at the daemon's own files, threads, memory,
-// disk and store, and says when one of them is about to run out: once when it is
-// crossed, and not again before it was well below. Metrics and traces join it.
+// Its nouns: a [Monitor] looks at the daemon's own files, threads, memory, disk and
+// store, and says when one of them is about to run out: once when it is crossed, and
+// not again before it was well below. [Meters] count, for Prometheus, what the event
+// log tells and how calls and requests end.
+//
+// What it promises: every label has a bound, a tenant sees no other's series, and
+// what a metric says happened is in the log.
 package telemetry
 
 import (

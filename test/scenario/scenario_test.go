@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -125,6 +126,7 @@ func TestScenarios(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
 			"follow": followCmd, "load": loadCmd, "cross": crossCmd, "warned": warnedCmd, "mount": mountCmd, "damage": damageCmd,
+			"metric": metricCmd,
 		},
 	})
 }
@@ -210,7 +212,7 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 	var err error
 	switch args[0] {
 	case "start":
-		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_BUILD__MEMORY_MB", "SOLO_BUILD__TIMEOUT_S", "SOLO_BUILD__CACHE_DIR"} {
+		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_BUILD__MEMORY_MB", "SOLO_BUILD__TIMEOUT_S", "SOLO_BUILD__CACHE_DIR", "SOLO_TELEMETRY__ENABLED"} {
 			if v := ts.Getenv(name); v != "" {
 				d.Env = append(d.Env, name+"="+v)
 			}
@@ -230,7 +232,8 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // http METHOD PATH [STATUS [BODY-FILE]] calls REST over TCP as the tenant; the
-// body of the answer is stdout.
+// body of the answer is stdout. With OPERATOR set it is the operator who calls, over
+// the socket.
 func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 3 {
 		ts.Fatalf("usage: http METHOD PATH STATUS [BODY-FILE]")
@@ -243,15 +246,25 @@ func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	req, err := http.NewRequest(args[0], daemonOf(ts).URL+args[1], body)
 	ts.Check(err)
+	client := http.DefaultClient
+	if ts.Getenv("OPERATOR") != "" {
+		socket := filepath.Join(daemonOf(ts).Dir, "solo.sock")
+		transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}
+		defer transport.CloseIdleConnections()
+		client = &http.Client{Transport: transport}
+	} else {
+		req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
+	}
 	req.Header.Set("Accept", "application/json")
-	req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
 	if key := ts.Getenv("IDEMPOTENCY_KEY"); key != "" {
 		req.Header.Set("Idempotency-Key", key)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	ts.Check(err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
@@ -313,6 +326,25 @@ func warnedCmd(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s has no such warning; the last is %q", args[0], last)
+}
+
+// metric LINE waits until the tenant's metrics have the line.
+func metricCmd(ts *testscript.TestScript, neg bool, args []string) {
+	var text []byte
+	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		req, err := http.NewRequest("GET", daemonOf(ts).URL+"/metrics", nil)
+		ts.Check(err)
+		req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
+		resp, err := http.DefaultClient.Do(req)
+		ts.Check(err)
+		text, err = io.ReadAll(resp.Body)
+		resp.Body.Close()
+		ts.Check(err)
+		if strings.Contains(string(text), "\n"+args[0]+"\n") {
+			return
+		}
+	}
+	ts.Fatalf("%s is not among the metrics:\n%s", args[0], text)
 }
 
 // sigkill SERVICE kills the process of a service.

@@ -34,6 +34,8 @@ type Logger interface {
 type Config struct {
 	Engine gateway.Engine
 	Log    Logger
+	// Meter is told of each request; nil is nobody.
+	Meter gateway.Meter
 	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
 	Addr string
 	// Socket is the path of the unix socket, "" for none.
@@ -213,11 +215,28 @@ func (s *Server) admit(ctx context.Context, fullMethod string, msg any) (context
 }
 
 func (s *Server) unary(ctx context.Context, req any, info *rpc.UnaryServerInfo, next rpc.UnaryHandler) (resp any, err error) {
-	defer func() { err = s.told(info.FullMethod, recover(), err) }()
+	began := time.Now()
+	defer func() {
+		panicked := recover()
+		if panicked != nil {
+			err = solo.Internal(fmt.Errorf("panic: %v\n%s", panicked, debug.Stack()))
+		}
+		s.measure(info.FullMethod, err, time.Since(began))
+		err = s.told(info.FullMethod, nil, err)
+	}()
 	if ctx, err = s.admit(ctx, info.FullMethod, req); err != nil {
 		return nil, err
 	}
 	return next(ctx, req)
+}
+
+// measure tells the meter of a call of one of our methods.
+func (s *Server) measure(method string, err error, took time.Duration) {
+	op, ours := s.ops[method[strings.LastIndexByte(method, '/')+1:]]
+	if s.cfg.Meter == nil || !ours || !strings.HasPrefix(method, "/solo.v1.") {
+		return
+	}
+	s.cfg.Meter.Request("grpc", op.Name, solo.CodeOf(err), took)
 }
 
 // told makes the status that the caller is given, and logs what it does not say.

@@ -27,6 +27,8 @@ type call struct {
 	id        string
 	// read is the JSON body, once it was read.
 	read []byte
+	// code is that of the error which was answered, "" for none.
+	code solo.Code
 }
 
 // handler serves a call: it writes the answer, or returns the error.
@@ -49,7 +51,11 @@ func (s *Server) serve(op solo.Operation, h handler) echo.HandlerFunc {
 				}
 				s.fail(c, solo.Internal(fmt.Errorf("panic: %v\n%s", p, debug.Stack())))
 			}
-			s.cfg.Log.Debug("request", "request_id", c.id, "operation", op.Name, "status", ec.Response().Status, "took", time.Since(began))
+			took := time.Since(began)
+			if s.cfg.Meter != nil && !op.Streams {
+				s.cfg.Meter.Request("rest", op.Name, c.code, took)
+			}
+			s.cfg.Log.Debug("request", "request_id", c.id, "operation", op.Name, "status", ec.Response().Status, "took", took)
 		}()
 		ec.Response().Header().Set("X-Request-Id", c.requestID())
 		if err := c.admit(); err != nil {

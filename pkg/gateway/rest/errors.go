@@ -101,6 +101,7 @@ func bodyOf(e *solo.Error) errorBody {
 func (s *Server) fail(c *call, err error) {
 	e := solo.AsError(err)
 	status := statusOf(err, e)
+	c.code = e.Code
 	id := c.requestID()
 	if cause := errors.Unwrap(e); cause != nil || status == http.StatusInternalServerError {
 		s.cfg.Log.Error("a request failed", "request_id", id, "route", c.Path(), "code", string(e.Code), "message", e.Message, "cause", cause)

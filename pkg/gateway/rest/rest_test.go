@@ -149,6 +149,9 @@ func (e *engine) LastLogID() uint64 { return 0 }
 func (e *engine) Health(context.Context) *solo.Health {
 	return &solo.Health{Status: e.health, Version: "v"}
 }
+func (e *engine) Metrics(_ context.Context, p solo.Principal, accept string) (string, []byte, error) {
+	return "text/plain; version=0.0.4", []byte("solo_up 1\n"), e.note("metrics %q %s", p.Tenant, accept)
+}
 func (e *engine) Ready() bool { return e.ready }
 func (e *engine) Begin(p solo.Principal, key string, request []byte) (*solo.Answer, func(*solo.Answer) error, error) {
 	if key == "before" {

@@ -37,6 +37,7 @@ func (s *Server) handlers() map[string]handler {
 		solo.OpBackup:       s.backup,
 		solo.OpUpgrade:      s.upgrade,
 		solo.OpShutdown:     s.shutdown,
+		solo.OpMetrics:      s.metrics,
 		solo.OpOpenAPI:      s.openAPI,
 	}
 }
@@ -302,6 +303,14 @@ func (s *Server) health(c *call) error {
 		return err
 	}
 	return c.answer(status, h)
+}
+
+func (s *Server) metrics(c *call) error {
+	contentType, body, err := s.cfg.Engine.Metrics(c.Request().Context(), c.principal, c.Request().Header.Get("Accept"))
+	if err != nil {
+		return err
+	}
+	return c.Blob(http.StatusOK, contentType, body)
 }
 
 func (s *Server) live(c *call) error { return c.answer(http.StatusOK, statusOnly{solo.HealthOK}) }

@@ -28,6 +28,8 @@ type Logger interface {
 type Config struct {
 	Engine gateway.Engine
 	Log    Logger
+	// Meter is told of each request; nil is nobody.
+	Meter gateway.Meter
 	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
 	Addr string
 	// Socket is the path of the unix socket, "" for none.
