@@ -25,6 +25,7 @@ import (
 	"github.com/solo-run/solo/pkg/gateway/grpc"
 	"github.com/solo-run/solo/pkg/gateway/rest"
 	"github.com/solo-run/solo/pkg/logs"
+	"github.com/solo-run/solo/pkg/metering"
 	"github.com/solo-run/solo/pkg/process"
 	"github.com/solo-run/solo/pkg/sandbox"
 	"github.com/solo-run/solo/pkg/solo"
@@ -132,6 +133,7 @@ type daemon struct {
 	monitor *telemetry.Monitor
 	// meters are nil where telemetry is off.
 	meters *telemetry.Meters
+	used   *metering.Room
 	tree   atomic.Pointer[tree]
 	// logging is whether events are lines of the log too.
 	logging   atomic.Bool
@@ -205,13 +207,17 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		return nil, err
 	}
 	d.measure()
+	d.used, err = metering.Open(db, func() []metering.Reading { return d.engine.Readings() })
+	if err != nil {
+		return nil, err
+	}
 	shutdown := time.Duration(cfg.Solo.ShutdownS) * time.Second
 	d.engine, err = engine.Open(engine.Config{
 		DB: db, Events: events, Logs: lines, Compiler: comp, Launcher: process.New(host),
 		Isolation: host.Layers(), SourceDir: filepath.Join(dir, "sources"), Bounds: cfg.bounds(),
 		Grace: shutdown / 2, Parallel: bootParallel * cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) },
 		Parts: func() []solo.TreeNode { return d.tree.Load().snapshot() }, Components: d.components,
-		Meters: d.engineMeters(), Backup: d.backup, Upgrade: d.upgrade, Adopt: d.former.services(), Stop: d.stop, Log: d.log.Named("engine"),
+		Meters: d.engineMeters(), Metering: d.used, Backup: d.backup, Upgrade: d.upgrade, Adopt: d.former.services(), Stop: d.stop, Log: d.log.Named("engine"),
 	})
 	if err != nil {
 		return nil, err
@@ -258,7 +264,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		{name: "eventlog", run: together(d.logEvents(), d.retain)},
 		{name: "resource monitor", run: d.monitor.Run},
 		{name: "deployer", run: comp.Run},
-		{name: "telemetry", run: d.eachEvent(d.countEvent)},
+		{name: "telemetry", run: together(d.eachEvent(d.countEvent), d.used.Run)},
 		{name: "gateway", run: doors.run},
 	}, nil
 }

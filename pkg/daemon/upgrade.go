@@ -155,6 +155,9 @@ func (d *daemon) handOver(path string) (err error) {
 		return fmt.Errorf("calls in flight do not end: %w", err)
 	}
 	defer release()
+	if err := d.used.Flush(); err != nil {
+		return err
+	}
 	failpoint.Hit("upgrade.held")
 	d.host.Freeze()
 	defer d.host.Thaw()

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"time"
 
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/failpoint"
+	"github.com/solo-run/solo/pkg/metering"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 	"github.com/solo-run/solo/pkg/supervisor"
@@ -178,7 +180,9 @@ const storedPerLive = 10
 // deploy builds, starts and commits. Up to the second transaction ctx ends it,
 // and nothing is left.
 func (e *Engine) deploy(ctx context.Context, key solo.Key, d *deployment) (*service, error) {
+	began := time.Now()
 	artifact, err := e.cfg.Compiler.Build(ctx, key.Tenant, d.source)
+	e.cfg.Metering.Count(key, metering.Counters{Builds: 1, BuildMS: uint64(time.Since(began).Milliseconds())})
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/eventlog"
 	"github.com/solo-run/solo/pkg/logs"
+	"github.com/solo-run/solo/pkg/metering"
 	"github.com/solo-run/solo/pkg/process"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
@@ -71,6 +72,8 @@ type Config struct {
 	Adopt   *Handover
 	// Meters count the calls, and write what they have counted; nil counts nothing.
 	Meters Meters
+	// Metering keeps what services use.
+	Metering *metering.Room
 	// Stop is told that an operator wants the daemon to end.
 	Stop func()
 	Log  Logger

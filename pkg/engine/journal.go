@@ -59,6 +59,9 @@ func (e *Engine) apply(tx *store.Tx, r *record, c supervisor.Change) error {
 	if c.Exit != nil {
 		r.LastExit = c.Exit
 	}
+	if err := e.metered(tx, r, c.Exit); err != nil {
+		return err
+	}
 	cause := r.LastEvent
 	switch c.Kind {
 	case supervisor.ChangeStarted:

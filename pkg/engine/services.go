@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/solo-run/solo/pkg/failpoint"
+	"github.com/solo-run/solo/pkg/metering"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 	"github.com/solo-run/solo/pkg/supervisor"
@@ -261,6 +262,11 @@ func (e *Engine) Invoke(ctx context.Context, p solo.Principal, serviceID string,
 	began := time.Now()
 	reply, err := e.call(ctx, s, key, req)
 	s.ended(solo.CodeOf(err), time.Since(began))
+	used := metering.Counters{Calls: 1, BytesIn: uint64(len(req.Body))}
+	if err == nil {
+		used.BytesOut = uint64(len(reply.Body))
+	}
+	e.cfg.Metering.Count(key, used)
 	return reply, err
 }
 

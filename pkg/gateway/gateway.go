@@ -42,6 +42,7 @@ type Engine interface {
 	WaitLogs(ctx context.Context, tenant string, after uint64) error
 	LastLogID() uint64
 	Health(ctx context.Context) *solo.Health
+	Usage(ctx context.Context, p solo.Principal, q solo.UsageQuery) (*solo.UsageReport, error)
 	Metrics(ctx context.Context, p solo.Principal, accept string) (contentType string, body []byte, err error)
 	Ready() bool
 	Begin(p solo.Principal, key string, request []byte) (first *solo.Answer, finish func(*solo.Answer) error, err error)

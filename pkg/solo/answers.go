@@ -225,3 +225,36 @@ type Principal struct {
 	// Proof says by what: peer, certificate, token, header, body.
 	Proof string
 }
+
+// UsageReport is what was used in a span of whole hours; what is older than 35 days
+// counts by whole days.
+type UsageReport struct {
+	Usage  []UsageRow `json:"usage"`
+	Total  int        `json:"total"`
+	Limit  int        `json:"limit"`
+	Offset int        `json:"offset"`
+	From   time.Time  `json:"from"`
+	To     time.Time  `json:"to"`
+}
+
+// UsageRow is what a tenant, or one service of it, has used.
+type UsageRow struct {
+	TenantID string `json:"tenant_id"`
+	// ServiceID is null where the row is the tenant's sum.
+	ServiceID  *string `json:"service_id"`
+	CPUSeconds float64 `json:"cpu_seconds"`
+	// MemoryMBSeconds is memory over time: 100 MiB held for a minute are 6000.
+	MemoryMBSeconds float64 `json:"memory_mb_seconds"`
+	Calls           uint64  `json:"calls"`
+	BytesIn         uint64  `json:"bytes_in"`
+	BytesOut        uint64  `json:"bytes_out"`
+	Builds          uint64  `json:"builds"`
+	BuildSeconds    float64 `json:"build_seconds"`
+}
+
+// UsageQuery asks for a span; by tenant, or by service.
+type UsageQuery struct {
+	From, To      time.Time
+	ByService     bool
+	Limit, Offset int
+}

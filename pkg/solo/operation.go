@@ -83,6 +83,7 @@ const (
 	OpUpgrade      = "upgrade"
 	OpShutdown     = "shutdown"
 	OpMetrics      = "metrics"
+	OpUsage        = "usage"
 	OpOpenAPI      = "openapi"
 )
 
@@ -178,6 +179,16 @@ var operations = []Operation{
 		Doc: "200 while the daemon answers at all."},
 	{Name: OpReady, Method: "GET", Path: "/health/ready", Response: reflect.TypeFor[Health](),
 		Doc: "200 once every service that should run is ready or has failed its first start."},
+	{Name: OpUsage, Method: "GET", Path: "/usage", Permission: PermissionRead, Resource: "usage",
+		Response: reflect.TypeFor[UsageReport](), Tool: true,
+		Query: []Parameter{
+			{Name: "from", Type: "date-time", Doc: "Not before this time, in whole hours; 30 days ago by default."},
+			{Name: "to", Type: "date-time", Doc: "Before this time; now by default."},
+			{Name: "by", Type: "string", Doc: "tenant, the default, or service."},
+			{Name: "limit", Type: "integer", Doc: "1 to 1000, 100 by default."},
+			{Name: "offset", Type: "integer", Doc: "How many to pass over."},
+		},
+		Doc: "Say what tenants or services have used: CPU, memory over time, calls, bytes, builds; as JSON, or as CSV for Accept: text/csv."},
 	{Name: OpMetrics, Method: "GET", Path: "/metrics", Permission: PermissionRead, Resource: "metrics", Codes: []Code{CodeNotFound},
 		Doc: "Expose the metrics to Prometheus: all of them to the operator, its own to a tenant."},
 	{Name: OpOpenAPI, Method: "GET", Path: "/openapi.json", Response: reflect.TypeFor[map[string]any](),

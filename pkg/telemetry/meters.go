@@ -53,7 +53,7 @@ type Meters struct {
 	events, deploys, builds, starts, exits, restarts, gaveUp, unhealthy, partRestarts *prometheus.CounterVec
 	swaps, denied, secrets, breaker                                                   *prometheus.CounterVec
 	buildTime                                                                         *prometheus.HistogramVec
-	calls, callErrors                                                                 *series
+	calls                                                                             *series
 	requests                                                                          *prometheus.HistogramVec
 
 	mu    sync.Mutex
@@ -248,7 +248,7 @@ func (m *Meters) Expose(tenant, accept string) (contentType string, body []byte,
 		return "", nil, fmt.Errorf("cannot gather the metrics: %w", err)
 	}
 	header := map[string][]string{"Accept": {accept}}
-	format := expfmt.NegotiateIncludingOpenMetrics(header)
+	format := expfmt.NegotiateAccept(header, expfmt.DefaultAcceptedFormats()...)
 	var buf bytes.Buffer
 	enc := expfmt.NewEncoder(&buf, format)
 	for _, f := range families {

@@ -5,6 +5,7 @@ package scenario
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -257,7 +258,7 @@ func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
 	} else {
 		req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
 	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept", cmp.Or(ts.Getenv("ACCEPT"), "application/json"))
 	if key := ts.Getenv("IDEMPOTENCY_KEY"); key != "" {
 		req.Header.Set("Idempotency-Key", key)
 	}

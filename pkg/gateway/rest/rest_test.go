@@ -149,6 +149,10 @@ func (e *engine) LastLogID() uint64 { return 0 }
 func (e *engine) Health(context.Context) *solo.Health {
 	return &solo.Health{Status: e.health, Version: "v"}
 }
+func (e *engine) Usage(_ context.Context, p solo.Principal, q solo.UsageQuery) (*solo.UsageReport, error) {
+	id := "a,\"b"
+	return &solo.UsageReport{Usage: []solo.UsageRow{{TenantID: "t", ServiceID: &id, CPUSeconds: 1.5, Calls: 2}}}, e.note("usage %s %v %d", p.Tenant, q.ByService, q.Limit)
+}
 func (e *engine) Metrics(_ context.Context, p solo.Principal, accept string) (string, []byte, error) {
 	return "text/plain; version=0.0.4", []byte("solo_up 1\n"), e.note("metrics %q %s", p.Tenant, accept)
 }

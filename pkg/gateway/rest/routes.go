@@ -37,6 +37,7 @@ func (s *Server) handlers() map[string]handler {
 		solo.OpBackup:       s.backup,
 		solo.OpUpgrade:      s.upgrade,
 		solo.OpShutdown:     s.shutdown,
+		solo.OpUsage:        s.usage,
 		solo.OpMetrics:      s.metrics,
 		solo.OpOpenAPI:      s.openAPI,
 	}
