@@ -89,6 +89,9 @@ func (r *record) told(id []byte) solo.Capability {
 	return c
 }
 
+// CheckResource tells why a glob of resources is none.
+func CheckResource(glob string) error { return token.CheckResource(glob) }
+
 // Spell is an id as it is shown: base64url.
 func Spell(id []byte) string { return base64.RawURLEncoding.EncodeToString(id) }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/solo-run/solo/pkg/capability"
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/engine"
 	"github.com/solo-run/solo/pkg/eventlog"
@@ -31,6 +32,7 @@ import (
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 	"github.com/solo-run/solo/pkg/telemetry"
+	"github.com/solo-run/solo/pkg/vault"
 )
 
 // Version is the daemon's own; the build sets it.
@@ -128,6 +130,7 @@ type daemon struct {
 	host    *sandbox.Host
 	doors   *doors
 	db      *store.DB
+	keys    *store.DB
 	events  *eventlog.Log
 	engine  *engine.Engine
 	monitor *telemetry.Monitor
@@ -181,6 +184,22 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		return nil, err
 	}
 	d.db, d.events = db, events
+	keys, err := store.Open(cfg.Database.VaultDB, store.Options{})
+	if err != nil {
+		return nil, err
+	}
+	d.onClose("vault", keys.Close)
+	d.keys = keys
+	secrets, err := vault.Open(vault.Config{
+		State: db, Keys: keys, Source: vault.Source{Kind: cfg.Vault.KeySource, File: cfg.Vault.KeyFile}, Warn: d.log.Named("vault").Warn,
+	})
+	if err != nil {
+		return nil, err
+	}
+	caps, err := capability.Open(capability.Config{DB: db, Keys: secrets, Rate: cfg.Security.RateLimit})
+	if err != nil {
+		return nil, err
+	}
 	d.monitor = telemetry.New(telemetry.Config{DataDir: dir, Store: db.Size, High: d.usageHigh})
 	lines, err := logs.Open(filepath.Join(dir, "logs"))
 	if err != nil {
@@ -217,7 +236,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		Isolation: host.Layers(), SourceDir: filepath.Join(dir, "sources"), Bounds: cfg.bounds(),
 		Grace: shutdown / 2, Parallel: bootParallel * cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) },
 		Parts: func() []solo.TreeNode { return d.tree.Load().snapshot() }, Components: d.components,
-		Meters: d.engineMeters(), Metering: d.used, Backup: d.backup, Upgrade: d.upgrade, Adopt: d.former.services(), Stop: d.stop, Log: d.log.Named("engine"),
+		Meters: d.engineMeters(), Metering: d.used, Vault: secrets, Capabilities: caps, Backup: d.backup, Upgrade: d.upgrade, Adopt: d.former.services(), Stop: d.stop, Log: d.log.Named("engine"),
 	})
 	if err != nil {
 		return nil, err
@@ -225,11 +244,11 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	d.doors = &doors{
 		rest: rest.Config{
 			Engine: d.engine, Log: d.log.Named("rest"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.HTTPPort)),
-			Socket: cfg.Solo.Socket,
+			Socket: cfg.Solo.Socket, RequireCapability: cfg.Security.RequireCapability,
 		},
 		grpc: grpc.Config{
 			Engine: d.engine, Log: d.log.Named("grpc"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.ListenPort)),
-			Socket: cfg.grpcSocket(),
+			Socket: cfg.grpcSocket(), RequireCapability: cfg.Security.RequireCapability,
 		},
 		holds: make(chan hold),
 	}

@@ -94,6 +94,9 @@ func (e *Engine) List(_ context.Context, p solo.Principal, state string, limit, 
 		if state != "" && string(s.unit.View().State) != state {
 			continue
 		}
+		if !p.Allows(solo.PermissionRead, solo.ServiceSubject(s.record.Load().Service), "") {
+			continue
+		}
 		if out.Total >= offset && len(out.Services) < limit {
 			out.Services = append(out.Services, *e.answer(s))
 		}
@@ -382,6 +385,11 @@ func (e *Engine) Health(context.Context) *solo.Health {
 	}
 	if h.WarmUp.State == "failed" {
 		h.Components["compiler"] = solo.Component{Status: solo.HealthDegraded, Detail: h.WarmUp.Detail}
+		h.Status = worse(h.Status, solo.HealthDegraded)
+	}
+	h.Components["vault"] = ok
+	if s := e.cfg.Vault.Status(); s.Status != "unlocked" {
+		h.Components["vault"] = solo.Component{Status: solo.HealthDegraded, Detail: "the vault is " + s.Status + " (key_source " + s.Source + ")"}
 		h.Status = worse(h.Status, solo.HealthDegraded)
 	}
 	h.Components["sandbox"] = ok

@@ -49,7 +49,7 @@ var table = []rule{
 		never: []string{"go.etcd.io/bbolt", "github.com/hashicorp/go-plugin"}},
 	{packages: []string{"pkg/daemon"}, ours: []string{"pkg/*", "pkg/gateway/*"}},
 	{packages: []string{"cmd/solod"}, ours: []string{"pkg/daemon"}},
-	{packages: []string{"cmd/solo"}, ours: []string{"sdk/client", "proto/solo/v1", "pkg/daemon"}},
+	{packages: []string{"cmd/solo"}, ours: []string{"sdk/client", "sdk/token", "proto/solo/v1", "pkg/daemon"}},
 	{packages: []string{"proto/solo/v1"}},
 	{packages: []string{"sdk", "sdk/wire"}, ours: []string{"sdk", "sdk/wire", "sdk/internal/*"}, never: []string{
 		"net", "net/http", "crypto/tls", "google.golang.org", "github.com", "text/template",

@@ -301,6 +301,9 @@ const streamPage = 256
 // Watch sends the events after a cursor, and those that come.
 func (s *Server) Watch(m *solov1.WatchRequest, st rpc.ServerStreamingServer[solov1.Event]) error {
 	ctx := st.Context()
+	if err := s.authorize(ctx, s.ops["Watch"], m); err != nil {
+		return err
+	}
 	if m.ServiceId != "" {
 		if err := checkID("service_id", m.ServiceId); err != nil {
 			return err
@@ -373,6 +376,9 @@ func (s *Server) ended(err error) error {
 // Logs sends what services wrote, and what they write where follow asks for it.
 func (s *Server) Logs(m *solov1.LogsRequest, st rpc.ServerStreamingServer[solov1.LogLine]) error {
 	ctx := st.Context()
+	if err := s.authorize(ctx, s.ops["Logs"], m); err != nil {
+		return err
+	}
 	limit, err := limitOf(m.Limit)
 	if err != nil {
 		return err

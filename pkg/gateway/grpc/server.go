@@ -36,6 +36,8 @@ type Config struct {
 	Log    Logger
 	// Meter is told of each request; nil is nobody.
 	Meter gateway.Meter
+	// RequireCapability has a tenant's name prove nothing by itself.
+	RequireCapability bool
 	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
 	Addr string
 	// Socket is the path of the unix socket, "" for none.
@@ -210,8 +212,31 @@ func (s *Server) admit(ctx context.Context, fullMethod string, msg any) (context
 	if op.Permission == solo.PermissionNone && len(p.Tokens) == 0 && len(p.Headers) == 0 && !p.Peer.Operator() {
 		return ctx, nil
 	}
-	who, err := gateway.Admit(op, p)
-	return context.WithValue(ctx, principalKey{}, who), err
+	who, err := s.access().Identify(op, p)
+	if err != nil {
+		return ctx, err
+	}
+	ctx = context.WithValue(ctx, principalKey{}, who)
+	if msg == nil {
+		return ctx, nil // a stream's message comes later: see authorize
+	}
+	return ctx, s.authorize(ctx, op, msg)
+}
+
+func (s *Server) access() gateway.Access {
+	return gateway.Access{Engine: s.cfg.Engine, RequireCapability: s.cfg.RequireCapability}
+}
+
+// authorize holds the operation against what the caller's capability allows.
+func (s *Server) authorize(ctx context.Context, op solo.Operation, msg any) error {
+	name, method := "", ""
+	if m, ok := msg.(interface{ GetServiceId() string }); ok {
+		name = m.GetServiceId()
+	}
+	if m, ok := msg.(interface{ GetMethod() string }); ok {
+		method = m.GetMethod()
+	}
+	return s.access().Authorize(op, caller(ctx), name, method)
 }
 
 func (s *Server) unary(ctx context.Context, req any, info *rpc.UnaryServerInfo, next rpc.UnaryHandler) (resp any, err error) {
@@ -268,7 +293,7 @@ func (s *Server) stream(srv any, st rpc.ServerStream, info *rpc.StreamServerInfo
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := s.cfg.Engine.While(ctx, caller(ctx))
 	defer cancel()
 	defer context.AfterFunc(s.streams, cancel)()
 	return next(srv, admitted{st, ctx})

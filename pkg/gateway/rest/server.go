@@ -30,6 +30,8 @@ type Config struct {
 	Log    Logger
 	// Meter is told of each request; nil is nobody.
 	Meter gateway.Meter
+	// RequireCapability has a tenant's name prove nothing by itself.
+	RequireCapability bool
 	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
 	Addr string
 	// Socket is the path of the unix socket, "" for none.
