@@ -85,6 +85,12 @@ type Access struct {
 	RequireCapability bool
 }
 
+// Shown tells whether something is shown that could prove who is calling, for the
+// operations that need no proof and say more to who has one.
+func (a Access) Shown(p identity.Proofs) bool {
+	return len(p.Tokens) > 0 || p.Peer.Operator() || len(p.Headers) > 0 && !a.RequireCapability
+}
+
 // Identify finds out who is calling.
 func (a Access) Identify(op solo.Operation, proofs identity.Proofs) (solo.Principal, error) {
 	p, err := identity.Policy{Token: a.Engine.Authenticate, RequireCapability: a.RequireCapability}.Resolve(proofs)

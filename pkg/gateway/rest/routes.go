@@ -319,7 +319,7 @@ func (s *Server) health(c *call) error {
 		status = http.StatusServiceUnavailable
 	}
 	proofs := c.proofs()
-	if len(proofs.Tokens) == 0 && len(proofs.Headers) == 0 && !proofs.Peer.Operator() {
+	if !c.access().Shown(proofs) {
 		return c.answer(status, statusOnly{h.Status})
 	}
 	if err := c.identify(nil); err != nil {
