@@ -679,3 +679,25 @@ func (s *Store) Sweep(tx *store.Tx, limit int) ([]solo.Capability, error) {
 	}
 	return out, nil
 }
+
+// Granted are the rights of a service's own capability: what its deploy grants.
+type Granted []solo.Grant
+
+// Allows implements [solo.Rights].
+func (g Granted) Allows(permission solo.Permission, resource, _ string) bool {
+	return slices.ContainsFunc(g, func(line solo.Grant) bool {
+		return permits(line, permission) && token.Match(line.Resource, resource)
+	})
+}
+
+// AllowsSome implements [solo.Rights].
+func (g Granted) AllowsSome(permission solo.Permission, kind string) bool {
+	return slices.ContainsFunc(g, func(line solo.Grant) bool {
+		one := token.Grant{Resources: []string{line.Resource}, Permissions: words(line.Permissions)}
+		return one.AllowsSome(string(permission), kind)
+	})
+}
+
+func permits(line solo.Grant, permission solo.Permission) bool {
+	return slices.Contains(line.Permissions, permission) || slices.Contains(line.Permissions, solo.PermissionAdmin)
+}

@@ -63,6 +63,9 @@ func (e *Engine) Deploy(ctx context.Context, p solo.Principal, req *solo.DeployR
 	if err := e.admits(); err != nil {
 		return nil, false, err
 	}
+	if err := e.allowed(p, key, d.settings); err != nil {
+		return nil, false, err
+	}
 	ctx, release, err := e.claim(ctx, key)
 	if err != nil {
 		return nil, false, err
@@ -409,6 +412,9 @@ func (e *Engine) Check(ctx context.Context, p solo.Principal, serviceID string, 
 	}
 	d, err := e.plan(key, req)
 	if err != nil {
+		return nil, err
+	}
+	if err := e.allowed(p, key, d.settings); err != nil {
 		return nil, err
 	}
 	diagnostics, findings, warnings, err := e.cfg.Compiler.Check(ctx, key.Tenant, d.source)

@@ -129,7 +129,7 @@ func TestScenarios(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
 			"follow": followCmd, "load": loadCmd, "cross": crossCmd, "warned": warnedCmd, "mount": mountCmd, "damage": damageCmd,
-			"metric": metricCmd, "holds": holdsCmd, "token": tokenCmd, "cap-id": capIDCmd,
+			"metric": metricCmd, "holds": holdsCmd, "changed": changedCmd, "token": tokenCmd, "cap-id": capIDCmd,
 		},
 	})
 }
@@ -353,6 +353,25 @@ func holdsCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg == (found != "") {
 		ts.Fatalf("%s: %q is found in %q", args[0], args[1], found)
 	}
+}
+
+// changed SERVICE VALUE waits until the service has seen a value of its secret.
+func changedCmd(ts *testscript.TestScript, neg bool, args []string) {
+	var last string
+	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		req, err := http.NewRequest("POST", daemonOf(ts).URL+"/services/"+args[0]+"/invoke/seen", nil)
+		ts.Check(err)
+		req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
+		resp, err := http.DefaultClient.Do(req)
+		ts.Check(err)
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		ts.Check(err)
+		if last = string(text); last == strconv.Quote(args[1]) {
+			return
+		}
+	}
+	ts.Fatalf("%s has seen %s, and not %s", args[0], last, args[1])
 }
 
 // token [FILE] has http show the token in the file, or none.
