@@ -173,7 +173,7 @@ func (a *app) vaultCommand() *cobra.Command {
 	}
 	status := func(s *client.VaultStatus) error {
 		return a.print(func(w io.Writer) {
-			table(w, []string{"vault", s.Status}, []string{"key source", s.Source}, []string{"term", strconv.FormatUint(uint64(s.Term), 10)},
+			table(w, []string{"vault", s.Status}, []string{"key source", s.Source}, []string{"term", strconv.Itoa(s.Term)},
 				[]string{"wrapped anew", strconv.Itoa(s.Rewrapped)})
 		})
 	}

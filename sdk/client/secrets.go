@@ -115,7 +115,7 @@ func (c *Client) RevokeSecret(ctx context.Context, name string) error {
 type VaultStatus struct {
 	Status    string `json:"status"`
 	Source    string `json:"key_source"`
-	Term      uint32 `json:"term"`
+	Term      int    `json:"term"`
 	Rewrapped int    `json:"rewrapped"`
 }
 

@@ -73,8 +73,8 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, health: health.NewServer(), ops: map[string]solo.Operation{}}
 	s.streams, s.stop = context.WithCancel(context.Background())
 	for _, op := range solo.Operations() {
-		if op.RPC != "" {
-			s.ops[op.RPC] = op
+		if rpc := op.FullRPC(); rpc != "" {
+			s.ops[rpc] = op
 		}
 	}
 	s.rpc = rpc.NewServer(
@@ -83,6 +83,8 @@ func New(cfg Config) *Server {
 		rpc.UnaryInterceptor(s.unary), rpc.StreamInterceptor(s.stream),
 	)
 	solov1.RegisterSoloServer(s.rpc, s)
+	solov1.RegisterVaultServer(s.rpc, &vaultServer{s: s})
+	solov1.RegisterCapabilitiesServer(s.rpc, &capabilitiesServer{s: s})
 	healthpb.RegisterHealthServer(s.rpc, s.health)
 	reflection.Register(s.rpc)
 	return s
@@ -197,11 +199,10 @@ func caller(ctx context.Context) solo.Principal {
 
 // admit finds out who is calling the method, and whether it is for them.
 func (s *Server) admit(ctx context.Context, fullMethod string, msg any) (context.Context, error) {
-	name, ours := strings.CutPrefix(fullMethod, "/"+solov1.Solo_ServiceDesc.ServiceName+"/")
-	if !ours {
+	if !strings.HasPrefix(fullMethod, "/solo.v1.") {
 		return ctx, nil // health and reflection need no proof
 	}
-	op, ok := s.ops[name]
+	op, ok := s.ops[fullMethod]
 	if !ok {
 		return ctx, solo.Errorf(solo.CodeNotFound, "there is no such method")
 	}
@@ -230,8 +231,11 @@ func (s *Server) access() gateway.Access {
 // authorize holds the operation against what the caller's capability allows.
 func (s *Server) authorize(ctx context.Context, op solo.Operation, msg any) error {
 	name, method := "", ""
-	if m, ok := msg.(interface{ GetServiceId() string }); ok {
+	switch m := msg.(type) {
+	case interface{ GetServiceId() string }:
 		name = m.GetServiceId()
+	case interface{ GetKey() string }:
+		name = m.GetKey()
 	}
 	if m, ok := msg.(interface{ GetMethod() string }); ok {
 		method = m.GetMethod()
@@ -257,8 +261,8 @@ func (s *Server) unary(ctx context.Context, req any, info *rpc.UnaryServerInfo, 
 
 // measure tells the meter of a call of one of our methods.
 func (s *Server) measure(method string, err error, took time.Duration) {
-	op, ours := s.ops[method[strings.LastIndexByte(method, '/')+1:]]
-	if s.cfg.Meter == nil || !ours || !strings.HasPrefix(method, "/solo.v1.") {
+	op, ours := s.ops[method]
+	if s.cfg.Meter == nil || !ours {
 		return
 	}
 	s.cfg.Meter.Request("grpc", op.Name, solo.CodeOf(err), took)
