@@ -160,7 +160,7 @@ func openBolt(path string, opts Options) (db *bbolt.DB, err error) {
 	}()
 	return bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout: lockTime, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
-		InitialMmapSize: 64 << 20, OpenFile: opts.OpenFile, ReadOnly: opts.ReadOnly,
+		InitialMmapSize: 64 << 20, OpenFile: opts.OpenFile, ReadOnly: opts.ReadOnly, NoSync: failpoint.NoSync,
 	})
 }
 

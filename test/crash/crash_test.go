@@ -57,21 +57,13 @@ type writer struct {
 }
 
 func TestKillsUnderLoad(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if s, err := strconv.ParseUint(os.Getenv("SOLO_CRASH_SEED"), 10, 64); err == nil {
-		seed = s
-	}
-	t.Logf("SOLO_CRASH_SEED=%d", seed)
+	seed := seeded(t)
 	dir, err := os.MkdirTemp("", "solo-crash-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	bin := filepath.Join(dir, "bin")
-	if err := harness.Build("../..", bin); err != nil {
-		t.Fatal(err)
-	}
-	d := &harness.Daemon{Bin: bin, Dir: filepath.Join(dir, "data"), Env: os.Environ()}
+	d := &harness.Daemon{Bin: released(t), Dir: filepath.Join(dir, "data"), Env: os.Environ()}
 	if err := d.Start(); err != nil {
 		t.Fatal(err)
 	}

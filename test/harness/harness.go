@@ -14,9 +14,11 @@ import (
 	"time"
 )
 
-// Build builds solod and solo of this tree into a directory. root is the tree's.
-func Build(root, bin string) error {
-	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", bin+"/", "./cmd/solod", "./cmd/solo")
+// Build builds solod and solo of this tree into a directory. root is the tree's,
+// flags go before the others.
+func Build(root, bin string, flags ...string) error {
+	args := append(append([]string{"build"}, flags...), "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", bin+"/", "./cmd/solod", "./cmd/solo")
+	build := exec.Command("go", args...)
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -27,10 +29,12 @@ func Build(root, bin string) error {
 
 // Daemon is one solod.
 type Daemon struct {
-	// Bin holds the programs, Dir is the data directory; solod's log is beside it.
+	// Bin holds the programs, Dir is the data directory.
 	Bin, Dir string
 	// Env is the environment of solod, but for what the harness sets.
 	Env []string
+	// Log is where solod logs to; "" is beside the data directory.
+	Log string
 	// URL is where REST is served once it is started, GRPC the address of gRPC.
 	URL, GRPC string
 
@@ -55,7 +59,10 @@ func (d *Daemon) Start(args ...string) error {
 	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
 		return err
 	}
-	log, err := os.OpenFile(d.Dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if d.Log == "" {
+		d.Log = d.Dir + ".log"
+	}
+	log, err := os.OpenFile(d.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -75,7 +82,7 @@ func (d *Daemon) Start(args ...string) error {
 	for end := time.Now().Add(Patience); time.Now().Before(end); {
 		select {
 		case <-done:
-			text, _ := os.ReadFile(d.Dir + ".log")
+			text, _ := os.ReadFile(d.Log)
 			return fmt.Errorf("solod ended: %v\n%s", cmd.ProcessState, text[at:])
 		default:
 		}
@@ -89,7 +96,7 @@ func (d *Daemon) Start(args ...string) error {
 
 // ready finds the address in what was logged since at, and asks.
 func (d *Daemon) ready(at int64) bool {
-	text, err := os.ReadFile(d.Dir + ".log")
+	text, err := os.ReadFile(d.Log)
 	if err != nil {
 		return false
 	}
