@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -204,6 +205,23 @@ func resized(data []byte, size int) []byte {
 	grown := make([]byte, size, max(size, 2*cap(data)))
 	copy(grown, data)
 	return grown
+}
+
+// list is what the files of a directory hold, as the system sees it.
+func (d *disk) list(path string) map[string][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.root
+	for name := range strings.SplitSeq(path, "/") {
+		if n = n.names[name]; n == nil {
+			return nil
+		}
+	}
+	out := map[string][]byte{}
+	for name, child := range n.names {
+		out[name] = append([]byte(nil), child.data[:child.size]...)
+	}
+	return out
 }
 
 // dump writes the whole disk to a directory of a real one.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -106,13 +107,13 @@ func TestPowerCutsUnderLoad(t *testing.T) {
 	m.start()
 	all := make([]*writer, writers)
 	for i := range all {
-		all[i] = &writer{id: fmt.Sprint("w", i), acknowledged: "gone", pids: map[int]bool{}}
+		all[i] = newWriter(fmt.Sprint("w", i), i%2 == 0)
 	}
 	random := rand.New(rand.NewPCG(seed, 3))
 	answers := 0
 	for round := range rounds() {
 		m.disk.mu.Lock()
-		m.disk.cutAt = m.disk.changes + 1 + random.IntN(600)
+		m.disk.cutAt = m.disk.changes + 1 + random.IntN(1500)
 		if round%2 == 1 {
 			m.disk.keep = byLuck(seed + uint64(round))
 		}
@@ -132,13 +133,18 @@ func TestPowerCutsUnderLoad(t *testing.T) {
 		case <-m.disk.cut:
 		case <-time.After(cutTime):
 		}
+		changes := m.disk.changes
 		m.cut()
 		group.Wait()
 		m.start()
+		t.Logf("round %d: cut after %d changes of the disk, %d answers so far", round, changes, answers)
 		for _, w := range all {
 			w.check(t, m.d.URL, round)
 		}
 		verify(t, m.d.URL, round)
+		for _, w := range all {
+			m.files(w, round)
+		}
 		if m.said("is gone or damaged") {
 			t.Errorf("round %d: an artifact of a service that runs was lost", round)
 		}
@@ -147,6 +153,27 @@ func TestPowerCutsUnderLoad(t *testing.T) {
 		}
 	}
 	t.Logf("%d power cuts, %d answers", rounds(), answers)
+}
+
+// files proves that what the records name is there: the source of each version, and
+// the program of one that runs.
+func (m *machine) files(w *writer, round int) {
+	key := solo.Key{Tenant: "crash", Service: w.id}
+	kept := m.disk.list(filepath.Join("data", "sources", key.Digest()))
+	for name, text := range kept {
+		if !json.Valid(text) {
+			m.t.Errorf("round %d, %s: the source %s holds %.40q", round, w.id, name, text)
+		}
+	}
+	if w.changing && len(kept) < w.versions || len(kept) == 0 && w.versions > 0 {
+		m.t.Errorf("round %d, %s: %d sources of %d versions", round, w.id, len(kept), w.versions)
+	}
+	if w.acknowledged != "running" {
+		return
+	}
+	if status, err := call("POST", m.d.URL+"/services/"+w.id+"/invoke/x", nil, nil); err != nil || status != http.StatusOK {
+		m.t.Errorf("round %d, %s: a call is answered with %d, %v", round, w.id, status, err)
+	}
 }
 
 // deployed deploys a service, which is acknowledged, and reports whether it is
