@@ -99,15 +99,24 @@ func (d *disk) mount(path string) error {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err
 	}
+	// go-fuse would open it without O_CLOEXEC, and whoever inherits it keeps the mount
+	// alive.
+	fd, err := syscall.Open("/dev/fuse", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=0,group_id=0,allow_other,default_permissions", fd, syscall.S_IFDIR)
+	if err := syscall.Mount("power", path, "fuse.power", syscall.MS_NODEV, options); err != nil {
+		syscall.Close(fd)
+		return err
+	}
 	hour := time.Hour
-	server, err := fs.Mount(path, d.root, &fs.Options{
+	server, err := fs.Mount(fmt.Sprint("/dev/fd/", fd), d.root, &fs.Options{
 		EntryTimeout: &hour, AttrTimeout: &hour, RootStableAttr: &fs.StableAttr{Ino: d.root.ino},
-		MountOptions: fuse.MountOptions{
-			AllowOther: true, Options: []string{"default_permissions"}, DirectMountStrict: true, DirectMountFlags: syscall.MS_NODEV,
-			FsName: "power", Name: "power", ExplicitDataCacheControl: true, DisableXAttrs: true,
-		},
+		MountOptions: fuse.MountOptions{ExplicitDataCacheControl: true, DisableXAttrs: true},
 	})
 	if err != nil {
+		syscall.Unmount(path, syscall.MNT_DETACH)
 		return err
 	}
 	d.server, d.path = server, path
@@ -126,6 +135,13 @@ func (d *disk) unmount() error {
 	}
 	d.server = nil
 	return err
+}
+
+// changed is how many changes there were.
+func (d *disk) changed() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.changes
 }
 
 // powerOff cuts the power now, if nothing has yet, and returns the disk as it is

@@ -40,6 +40,7 @@ type Daemon struct {
 
 	cmd  *exec.Cmd
 	log  *os.File
+	at   int64
 	done chan struct{}
 }
 
@@ -56,6 +57,14 @@ const Patience = 90 * time.Second
 
 // Start runs solod and returns when it is ready.
 func (d *Daemon) Start(args ...string) error {
+	if err := d.Launch(args...); err != nil {
+		return err
+	}
+	return d.Ready()
+}
+
+// Launch runs solod.
+func (d *Daemon) Launch(args ...string) error {
 	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
 		return err
 	}
@@ -78,15 +87,20 @@ func (d *Daemon) Start(args ...string) error {
 	}
 	done := make(chan struct{})
 	go func() { cmd.Wait(); close(done) }()
-	d.cmd, d.log, d.done = cmd, log, done
+	d.cmd, d.log, d.at, d.done = cmd, log, at, done
+	return nil
+}
+
+// Ready waits until solod is ready; it is an error where it ends instead.
+func (d *Daemon) Ready() error {
 	for end := time.Now().Add(Patience); time.Now().Before(end); {
 		select {
-		case <-done:
+		case <-d.done:
 			text, _ := os.ReadFile(d.Log)
-			return fmt.Errorf("solod ended: %v\n%s", cmd.ProcessState, text[at:])
+			return fmt.Errorf("solod ended: %v\n%s", d.cmd.ProcessState, text[d.at:])
 		default:
 		}
-		if d.ready(at) {
+		if d.ready(d.at) {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
