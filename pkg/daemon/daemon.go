@@ -241,6 +241,10 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Each room has made its directory; what is put there must not be lost with it.
+	if err := syncDir(dir); err != nil {
+		return nil, errDataDir(dir, err)
+	}
 	d.doors = &doors{
 		rest: rest.Config{
 			Engine: d.engine, Log: d.log.Named("rest"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.HTTPPort)),
