@@ -196,6 +196,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
+	events.Sign(func() ([]byte, error) { return secrets.Derive("log checkpoint", "") })
 	caps, err := capability.Open(capability.Config{DB: db, Keys: secrets, Rate: cfg.Security.RateLimit})
 	if err != nil {
 		return nil, err

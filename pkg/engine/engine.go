@@ -133,6 +133,8 @@ type Engine struct {
 type service struct {
 	record atomic.Pointer[record]
 	unit   *supervisor.Unit
+	// ordered is who has asked last for a kill or a restart, for the event of it.
+	ordered atomic.Pointer[map[string]any]
 	// ended is told of the end of each call.
 	ended func(code solo.Code, took time.Duration)
 }
