@@ -68,8 +68,9 @@ type Config struct {
 	Parts func() []solo.TreeNode
 	// Components are how those are, for /health.
 	Components func() map[string]solo.Component
-	// Backup writes a consistent copy of all that is kept.
-	Backup func(ctx context.Context, w io.Writer) error
+	// Backup writes a consistent copy of all that is kept; the vault's key is in it only
+	// where it is asked for.
+	Backup func(ctx context.Context, withKey bool, w io.Writer) error
 	// Upgrade starts an upgrade; Adopt is what a former daemon has handed over, nil at
 	// a boot of its own.
 	Upgrade func(ctx context.Context, binary string) (*solo.UpgradeResult, error)

@@ -326,11 +326,14 @@ func (e *Engine) Hold(f func() error) error {
 
 // Backup writes a consistent copy of the running daemon: the log, the state, the
 // sources, the artifacts and the logs.
-func (e *Engine) Backup(ctx context.Context, p solo.Principal, w io.Writer) error {
+func (e *Engine) Backup(ctx context.Context, p solo.Principal, withKey bool, w io.Writer) error {
 	if !p.Operator {
 		return solo.Errorf(solo.CodePermissionDenied, "only the operator may take a backup")
 	}
-	return e.cfg.Backup(ctx, w)
+	if withKey {
+		e.cfg.Log.Warn("a backup is taken that holds the vault's key", "by", p.Proof)
+	}
+	return e.cfg.Backup(ctx, withKey, w)
 }
 
 // Shutdown ends the daemon as SIGTERM does.
