@@ -134,16 +134,31 @@ func checkMarker(path, marker, id string, fresh bool) error {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("cannot read the mark of the store: %w", err)
 	}
-	f, err := os.OpenFile(marker, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot mark the store as in use: %w", err)
-	}
-	defer f.Close()
-	_, err = f.WriteString(id + "\n")
-	if err := errors.Join(err, f.Sync(), syncDir(filepath.Dir(marker))); err != nil {
+	if err := writeMarker(marker, id); err != nil {
 		return fmt.Errorf("cannot mark the store as in use: %w", err)
 	}
 	return nil
+}
+
+// writeMarker makes the marker whole or not at all, and not before the store's own
+// name is durable: half of it, or it alone, would have the next start refused.
+func writeMarker(marker, id string) error {
+	dir, tmp := filepath.Dir(marker), marker+".new"
+	if err := syncDir(dir); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(id + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, marker); err != nil {
+		return err
+	}
+	return syncDir(dir)
 }
 
 // openBolt turns the panics of bbolt over a damaged file into errors.

@@ -84,19 +84,27 @@ func checkKeyFile(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// writeKeyFile makes a new key file, durably; one that is there is not touched.
+// writeKeyFile makes a new key file, whole or not at all; one that is there is not
+// touched. The daemon has the lock of its data directory: nobody else makes one.
 func writeKeyFile(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot make the vault's key file: %w", errors.Join(err, fmt.Errorf("%s is there", path)))
+	}
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot make the vault's key file: %w", err)
 	}
 	_, err = f.WriteString(hex.EncodeToString(random(keySize)) + "\n")
 	err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close())
 	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err == nil {
 		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
-		os.Remove(path)
+		os.Remove(tmp)
 		return fmt.Errorf("cannot make the vault's key file: %w", err)
 	}
 	return nil
