@@ -89,6 +89,11 @@ func Open(path string, opts Options) (*DB, error) {
 			return nil, describe(path, err)
 		}
 	}
+	if fresh && !opts.ReadOnly {
+		if err := create(path, opts); err != nil {
+			return nil, describe(path, err)
+		}
+	}
 	if db.bolt, err = openBolt(path, opts); err != nil {
 		return nil, describe(path, err)
 	}
@@ -138,6 +143,26 @@ func checkMarker(path, marker, id string, fresh bool) error {
 		return fmt.Errorf("cannot mark the store as in use: %w", err)
 	}
 	return nil
+}
+
+// create makes an empty store, whole or not at all: a power cut in the middle must
+// not leave what the next start takes for damage.
+func create(path string, opts Options) error {
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	b, err := openBolt(tmp, opts)
+	if err != nil {
+		return err
+	}
+	if err := b.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 // writeMarker makes the marker whole or not at all, and not before the store's own
