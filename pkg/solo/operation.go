@@ -152,6 +152,7 @@ var operations = []Operation{
 			{Name: "service_id", Type: "string", Doc: "Only those of a service."},
 			{Name: "event_type", Type: "string", Doc: "Only those of a type."},
 			{Name: "limit", Type: "integer", Doc: "1 to 1000, 100 by default; of a page."},
+			{Name: "tail", Type: "boolean", Doc: "The last events that match, instead of the first; of a page."},
 			{Name: "Last-Event-ID", Type: "integer", Header: true, Doc: "As since_id, for a stream that goes on."},
 		},
 		Doc: "Read or follow the event log."},
