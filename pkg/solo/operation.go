@@ -16,6 +16,9 @@ const (
 	PermissionWrite    Permission = "write"
 	PermissionGrant    Permission = "grant"
 	PermissionOperator Permission = "operator"
+	// PermissionProof marks an operation that any proof admits: what is asked for
+	// through it is checked by itself.
+	PermissionProof Permission = "proof"
 )
 
 // Operation is one use case of the daemon, as every wire offers it.
@@ -57,6 +60,10 @@ type Parameter struct {
 	Doc    string
 }
 
+// MaxMCPBody bounds a message of MCP, in bytes: a source of some length, and no more
+// than a model could write.
+const MaxMCPBody = 4 << 20
+
 // maxSmallBody bounds the small bodies: of a wait, of an upgrade.
 const maxSmallBody = 64 << 10
 
@@ -85,6 +92,8 @@ const (
 	OpMetrics      = "metrics"
 	OpUsage        = "usage"
 	OpOpenAPI      = "openapi"
+	OpMCP          = "mcp"
+	OpLLMs         = "llms.txt"
 )
 
 var operations = []Operation{
@@ -194,6 +203,10 @@ var operations = []Operation{
 		Doc: "Expose the metrics to Prometheus: all of them to the operator, its own to a tenant."},
 	{Name: OpOpenAPI, Method: "GET", Path: "/openapi.json", Response: reflect.TypeFor[map[string]any](),
 		Doc: "Describe this API."},
+	{Name: OpMCP, Method: "POST", Path: "/mcp", Permission: PermissionProof, MaxBody: MaxMCPBody,
+		Doc: "Speak the Model Context Protocol over streamable HTTP: the operations as tools for agents."},
+	{Name: OpLLMs, Method: "GET", Path: "/llms.txt",
+		Doc: "Tell an agent what this is and where to read on."},
 	{Name: OpBackup, Method: "GET", Path: "/backup", Permission: PermissionOperator, Codes: []Code{CodeStorageUnavailable},
 		Doc: "Take a consistent copy of the running daemon, as a tar."},
 	{Name: OpUpgrade, Method: "POST", Path: "/upgrade", Permission: PermissionOperator, Request: reflect.TypeFor[UpgradeRequest](),

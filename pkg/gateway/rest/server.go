@@ -30,6 +30,10 @@ type Config struct {
 	Log    Logger
 	// Meter is told of each request; nil is nobody.
 	Meter gateway.Meter
+	// Agents makes the handler of POST /mcp over all the other routes; nil is none.
+	Agents func(routes http.Handler) http.Handler
+	// LLMs is the text of /llms.txt.
+	LLMs string
 	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
 	Addr string
 	// Socket is the path of the unix socket, "" for none.
@@ -61,6 +65,8 @@ type Server struct {
 	stop     context.CancelFunc
 	requests atomic.Uint64
 	boot     string
+	// agents serves POST /mcp, nil where nobody does.
+	agents http.Handler
 	// draining is set once no connection is kept any longer, active counts those with
 	// a request.
 	draining atomic.Bool
@@ -82,6 +88,9 @@ func New(cfg Config) *Server {
 	e.HTTPErrorHandler = func(err error, c echo.Context) { s.fail(&call{Context: c, server: s}, routeError(err, c)) }
 	if err := s.routes(e); err != nil {
 		panic(err)
+	}
+	if cfg.Agents != nil {
+		s.agents = cfg.Agents(e)
 	}
 	s.http = &http.Server{
 		Handler: e, ReadHeaderTimeout: headerTime, MaxHeaderBytes: maxHeader, IdleTimeout: idleTime,
