@@ -82,6 +82,9 @@ func (s *Server) mend(t *tool, a *arguments, f *failure) []step {
 	case solo.CodeStartFailed:
 		return []step{{t.def.Name, nil, "exit and panic say why it did not start; mend the source and try again; what ran before still does"}}
 	case solo.CodeConflict:
+		if f.Details["version"] == nil {
+			return []step{{t.def.Name, nil, "try again in a moment, with the same arguments"}, {"status", of, "see what it is now"}}
+		}
 		if t.op.Name == solo.OpDeploy && s.tools["swap"] != nil {
 			return []step{{"swap", of, "replace what runs by the new source, with the same arguments"}, {"status", of, "see what runs"}}
 		}

@@ -22,7 +22,7 @@ func (s *Server) mcp(c *call) error {
 	}
 	r := c.Request()
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	w := &refusals{ResponseWriter: c.Response()}
+	w := &refusals{ResponseWriter: c.Response(), draining: s.draining.Load()}
 	s.agents.ServeHTTP(w, r)
 	return w.err()
 }
@@ -31,11 +31,19 @@ func (s *Server) mcp(c *call) error {
 // other error is. Messages pass through.
 type refusals struct {
 	http.ResponseWriter
-	status int
-	text   bytes.Buffer
+	// draining connections end with their answer, whatever the inner handler says.
+	draining bool
+	sent     bool
+	status   int
+	text     bytes.Buffer
 }
 
 func (w *refusals) WriteHeader(status int) {
+	w.sent = true
+	w.Header().Del("Connection")
+	if w.draining {
+		w.Header().Set("Connection", "close")
+	}
 	if status >= 400 && strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") {
 		w.status = status
 		w.Header().Del("Content-Type")
@@ -46,6 +54,9 @@ func (w *refusals) WriteHeader(status int) {
 }
 
 func (w *refusals) Write(p []byte) (int, error) {
+	if !w.sent {
+		w.WriteHeader(http.StatusOK)
+	}
 	if w.status != 0 {
 		return w.text.Write(p)
 	}
