@@ -22,6 +22,9 @@ func (s *Server) mcp(c *call) error {
 	}
 	r := c.Request()
 	r.Body = io.NopCloser(bytes.NewReader(body))
+	if len(r.Header.Values("Accept")) == 0 {
+		r.Header.Set("Accept", "*/*") // which is what nothing means
+	}
 	w := &refusals{ResponseWriter: c.Response(), draining: s.draining.Load()}
 	s.agents.ServeHTTP(w, r)
 	return w.err()
