@@ -123,7 +123,56 @@ type Host interface {
 	// Log writes a line into the service's log, at level debug, info, warn or
 	// error; it is there when Log returns.
 	Log(level string, format string, args ...any)
+
+	// Secret returns a secret of the tenant's that the deploy names in secrets. The
+	// error is an [*Error]: permission_denied for one that it does not name, not_found
+	// for one that was revoked, unavailable while the vault is locked.
+	Secret(ctx context.Context, name string) (Secret, error)
+
+	// WatchSecret returns the secret once it has another version than that, or is
+	// revoked; with ctx's end, ctx's error.
+	WatchSecret(ctx context.Context, name string, version int) (Secret, error)
+
+	// Call calls a method of another service of the tenant's, as the deploy's grants
+	// allow, within ctx's deadline. A chain of calls has at most 8 links. A request has
+	// at most 1 MiB, a reply 8 MiB.
+	Call(ctx context.Context, service string, req *Request) (*Response, error)
+
+	// Emit appends an event "app." + name to the tenant's log, where the deploy grants
+	// write on events; it is durable when Emit returns. payload becomes a JSON object
+	// of at most 16 KiB.
+	Emit(ctx context.Context, name string, payload any) error
 }
+
+// Secret is the value of a secret. It prints as [redacted], whatever the verb.
+type Secret struct {
+	// Version counts the values that the secret has had.
+	Version int
+	value   []byte
+}
+
+// NewSecret makes a secret, for tests.
+func NewSecret(version int, value []byte) Secret { return Secret{version, value} }
+
+const redacted = "[redacted]"
+
+// Bytes returns the value.
+func (s Secret) Bytes() []byte { return s.value }
+
+// Text returns the value as a string.
+func (s Secret) Text() string { return string(s.value) }
+
+// String redacts.
+func (Secret) String() string { return redacted }
+
+// GoString redacts.
+func (Secret) GoString() string { return redacted }
+
+// Format redacts whatever the verb.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// MarshalJSON redacts.
+func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
 type hostKey struct{}
 

@@ -2,12 +2,15 @@ package sdk
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -59,7 +62,7 @@ type service struct {
 }
 
 func (s *service) serve(ctx context.Context, head *wire.Head, body []byte) *wire.Reply {
-	ctx = WithHost(ctx, s.host)
+	ctx = context.WithValue(WithHost(ctx, s.host), causeKey{}, head.Metadata)
 	switch head.Kind {
 	case wire.KindCall:
 		return s.call(ctx, head, body)
@@ -161,8 +164,105 @@ func (h *socketHost) Log(level string, format string, args ...any) {
 	}
 }
 
+// causeKey finds what the call that is being answered was told, for the calls that
+// it makes.
+type causeKey struct{}
+
+// ask asks solod for something.
+func (h *socketHost) ask(ctx context.Context, head *wire.Head, body []byte) (*wire.Reply, error) {
+	head.Kind = wire.KindHost
+	reply, err := h.client.Call(ctx, head, body, wire.MaxBody)
+	switch {
+	case err == nil && reply.Code != "":
+		return nil, &Error{Code: reply.Code, Message: reply.Message}
+	case err != nil && ctx.Err() == nil:
+		return nil, &Error{Code: "unavailable", Message: "solod does not answer", cause: err}
+	}
+	return reply, err
+}
+
+func (h *socketHost) Secret(ctx context.Context, name string) (Secret, error) {
+	return h.secret(ctx, map[string]string{"name": name})
+}
+
+func (h *socketHost) WatchSecret(ctx context.Context, name string, version int) (Secret, error) {
+	for {
+		s, err := h.secret(ctx, map[string]string{"name": name, "after": strconv.Itoa(version)})
+		var e *Error
+		if ctx.Err() == nil && errors.As(err, &e) && e.cause != nil {
+			// solod was upgraded under the question: it is asked again.
+			select {
+			case <-time.After(againTime):
+				continue
+			case <-ctx.Done():
+				return Secret{}, ctx.Err()
+			}
+		}
+		return s, err
+	}
+}
+
+// againTime is how long a question waits that broke off.
+const againTime = 200 * time.Millisecond
+
+func (h *socketHost) secret(ctx context.Context, args map[string]string) (Secret, error) {
+	reply, err := h.ask(ctx, &wire.Head{Method: "secret", Metadata: args}, nil)
+	if err != nil {
+		return Secret{}, err
+	}
+	version, err := strconv.Atoi(reply.Metadata["version"])
+	if err != nil {
+		return Secret{}, fmt.Errorf("solod's answer has no version: %w", err)
+	}
+	return Secret{Version: version, value: reply.Body}, nil
+}
+
+func (h *socketHost) Call(ctx context.Context, service string, req *Request) (*Response, error) {
+	args := map[string]string{"service": service, "method": req.Method, "depth": "0"}
+	if cause, ok := ctx.Value(causeKey{}).(map[string]string); ok {
+		if depth := cause["depth"]; depth != "" {
+			args["depth"] = depth
+		}
+		args["request_id"] = cause["request_id"]
+	}
+	for name, value := range req.Metadata {
+		if strings.HasPrefix(name, "X-Solo-Meta-") {
+			args[name] = value
+		}
+	}
+	reply, err := h.ask(ctx, &wire.Head{Method: "call", ContentType: req.ContentType, Metadata: args}, req.Body)
+	if err != nil {
+		return nil, err
+	}
+	return &Response{Body: reply.Body, ContentType: reply.ContentType, Metadata: reply.Metadata}, nil
+}
+
+func (h *socketHost) Emit(ctx context.Context, name string, payload any) error {
+	text, err := json.Marshal(payload)
+	if err != nil {
+		return fmt.Errorf("cannot encode the payload: %w", err)
+	}
+	_, err = h.ask(ctx, &wire.Head{Method: "emit", ContentType: "application/json", Metadata: map[string]string{"name": name}}, text)
+	return err
+}
+
+// stderrHost is the host outside of a service: it logs, and has nothing else.
 type stderrHost struct{}
 
 func (stderrHost) Log(level string, format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%s %s\n", level, fmt.Sprintf(format, args...))
 }
+
+func noHost() error {
+	return &Error{Code: "unavailable", Message: "there is no solod: this is no call of a service"}
+}
+
+func (stderrHost) Secret(context.Context, string) (Secret, error) { return Secret{}, noHost() }
+
+func (stderrHost) WatchSecret(context.Context, string, int) (Secret, error) {
+	return Secret{}, noHost()
+}
+
+func (stderrHost) Call(context.Context, string, *Request) (*Response, error) { return nil, noHost() }
+
+func (stderrHost) Emit(context.Context, string, any) error { return noHost() }

@@ -75,14 +75,23 @@ type verdictError string
 
 func (e verdictError) Error() string { return string(e) }
 
+// deniedError is what was refused here, before the daemon was asked.
+type deniedError struct{ cause error }
+
+func (e *deniedError) Error() string { return e.cause.Error() }
+func (e *deniedError) Unwrap() error { return e.cause }
+
 // exitStatus is the verdict on a command.
 func exitStatus(err error) int {
 	var usage *usageError
 	var refused *client.Error
 	var source *sourceError
+	var denied *deniedError
 	switch {
 	case err == nil:
 		return statusDone
+	case errors.As(err, &denied):
+		return statusDenied
 	case errors.As(err, &usage):
 		return statusUsage
 	case errors.As(err, &refused):

@@ -100,12 +100,13 @@ func (c *Compiler) keep(digest, binary string) (err error) {
 	if err != nil {
 		return err
 	}
-	var written *os.File
+	var content, total *os.File
 	defer func() {
 		if err != nil {
 			os.Remove(tmp.Name())
 			tmp.Close()
-			written.Close()
+			content.Close()
+			total.Close()
 		}
 	}()
 	h := sha256.New()
@@ -120,11 +121,14 @@ func (c *Compiler) keep(digest, binary string) (err error) {
 	if err := tmp.Close(); err != nil {
 		return err
 	}
-	if written, err = os.Open(tmp.Name()); err != nil {
+	if content, err = os.Open(tmp.Name()); err != nil {
 		return err
 	}
 	// The sum is first: a binary without one is not there.
-	if err := os.WriteFile(c.path(digest)+".sum", []byte(hex.EncodeToString(h.Sum(nil))+"\n"), 0o600); err != nil {
+	if total, err = os.OpenFile(c.path(digest)+".sum", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600); err != nil {
+		return err
+	}
+	if _, err := total.WriteString(hex.EncodeToString(h.Sum(nil)) + "\n"); err != nil {
 		return err
 	}
 	failpoint.Hit("artifact.summed")
@@ -135,7 +139,7 @@ func (c *Compiler) keep(digest, binary string) (err error) {
 	w := &writing{done: make(chan struct{})}
 	c.writing.Store(digest, w)
 	go func() {
-		w.err = c.sync(written)
+		w.err = c.sync(content, total)
 		if w.err != nil {
 			// A disk that is full may say so only now.
 			os.Remove(c.path(digest))
@@ -153,9 +157,10 @@ type writing struct {
 	err  error
 }
 
-func (c *Compiler) sync(binary *os.File) error {
-	defer binary.Close()
-	if err := binary.Sync(); err != nil {
+func (c *Compiler) sync(content, total *os.File) error {
+	defer content.Close()
+	defer total.Close()
+	if err := errors.Join(total.Sync(), content.Sync()); err != nil {
 		return err
 	}
 	dir, err := os.Open(c.cfg.Dir)

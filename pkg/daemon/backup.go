@@ -342,6 +342,9 @@ func Restore(ctx context.Context, r io.Reader, dir string) (_ *Manifest, err err
 	if err := os.Rename(tmp, dir); err != nil {
 		return nil, fmt.Errorf("cannot restore: %w", err)
 	}
+	if err := syncDir(filepath.Dir(dir)); err != nil {
+		return nil, fmt.Errorf("cannot restore: %w", err)
+	}
 	return m, nil
 }
 
@@ -381,13 +384,7 @@ func syncTree(dir string) error {
 	}
 	sort.Sort(sort.Reverse(sort.StringSlice(dirs)))
 	for _, path := range dirs {
-		d, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		err = d.Sync()
-		d.Close()
-		if err != nil {
+		if err := syncDir(path); err != nil {
 			return err
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/solo-run/solo/pkg/eventlog"
 	"github.com/solo-run/solo/pkg/sandbox"
 	"github.com/solo-run/solo/pkg/solo"
+	"github.com/solo-run/solo/pkg/vault"
 )
 
 // Config is what an operator decides: the keys of the contract, section 3. Those
@@ -265,21 +266,21 @@ func (c *Config) settings() []setting {
 		{"limits.tenant_memory_mb", &l.TenantMemoryMB, notBuilt(&l.TenantMemoryMB, 0)},
 		{"limits.tenant_cpu_percent", &l.TenantCPUPercent, notBuilt(&l.TenantCPUPercent, 0)},
 		{"limits.tenant_pids", &l.TenantPIDs, notBuilt(&l.TenantPIDs, 0)},
-		{"limits.tenant_secrets", &l.TenantSecrets, notBuilt(&l.TenantSecrets, 0)},
+		{"limits.tenant_secrets", &l.TenantSecrets, within(&l.TenantSecrets, 0, 1<<20)},
 		{"limits.tenant_streams", &l.TenantStreams, notBuilt(&l.TenantStreams, 0)},
 		{"telemetry.enabled", &t.Enabled, anything},
 		{"telemetry.log_events", &t.LogEvents, anything},
 		{"telemetry.otlp_endpoint", &t.OTLPEndpoint, notBuilt(&t.OTLPEndpoint, "")},
 		{"security.require_mtls", &sec.RequireMTLS, notBuilt(&sec.RequireMTLS, false)},
-		{"security.require_capability", &sec.RequireCapability, notBuilt(&sec.RequireCapability, false)},
+		{"security.require_capability", &sec.RequireCapability, anything},
 		{"security.tls", &sec.TLS, notBuilt(&sec.TLS, false)},
 		{"security.tls_cert", &sec.TLSCert, notBuilt(&sec.TLSCert, "")},
 		{"security.tls_key", &sec.TLSKey, notBuilt(&sec.TLSKey, "")},
 		{"security.client_ca", &sec.ClientCA, notBuilt(&sec.ClientCA, "")},
-		{"security.rate_limit_per_capability", &sec.RateLimit, notBuilt(&sec.RateLimit, 1000)},
+		{"security.rate_limit_per_capability", &sec.RateLimit, within(&sec.RateLimit, 1, solo.MaxCapabilityRate)},
 		{"security.isolation", &c.Security.Isolation, oneOf(&c.Security.Isolation, sandbox.IsolationStrict, sandbox.IsolationAuto, sandbox.IsolationNone)},
-		{"vault.key_source", &c.Vault.KeySource, notBuilt(&c.Vault.KeySource, "file")},
-		{"vault.key_file", &c.Vault.KeyFile, notBuilt(&c.Vault.KeyFile, "")},
+		{"vault.key_source", &c.Vault.KeySource, oneOf(&c.Vault.KeySource, vault.SourceFile, vault.SourceCredential, vault.SourcePassphrase)},
+		{"vault.key_file", &c.Vault.KeyFile, anything},
 		{"build.go", &b.Go, notEmpty(&b.Go)},
 		{"build.timeout_s", &b.TimeoutS, within(&b.TimeoutS, 1, 3600)},
 		{"build.memory_mb", &b.MemoryMB, within(&b.MemoryMB, 128, 1<<30)},
@@ -574,6 +575,7 @@ func (c *Config) resolve() error {
 	}{
 		{&c.Solo.Socket, "$data_dir/solo.sock"},
 		{&c.Build.CacheDir, "$data_dir/cache"},
+		{&c.Vault.KeyFile, "$data_dir/vault.key"},
 		{&c.Database.EventsDB, ""},
 		{&c.Database.VaultDB, ""},
 	} {
@@ -680,6 +682,7 @@ func (c *Config) bounds() engine.Bounds {
 	return engine.Bounds{
 		Defaults: defaults, Ceiling: ceiling, MaxTenants: c.Solo.MaxTenants, MaxPerTenant: c.Limits.MaxPerTenant, MaxTotal: c.Limits.MaxTotal,
 		InflightPerTenant: int64(c.Limits.InflightPerTenant), InflightTotal: int64(c.Limits.InflightTotal),
+		TenantSecrets: c.Limits.TenantSecrets,
 	}
 }
 

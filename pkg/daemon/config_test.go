@@ -43,8 +43,8 @@ func TestConfigRefusesWithKeyAndPlace(t *testing.T) {
 		{"a bad pattern", "[build]\ndeny_imports = [\"[\"]\n", nil, []string{"build.deny_imports", "path.Match"}},
 		{"an unknown variable", "", []string{"SOLO_SOLO__HTP_PORT=1"}, []string{"SOLO_SOLO__HTP_PORT", "no such key"}},
 		{"a bad variable", "", []string{"SOLO_LIMITS__MAX_TOTAL=many"}, []string{"limits.max_total", "whole number", "SOLO_LIMITS__MAX_TOTAL"}},
-		{"what is not built", "[security]\nrequire_capability = true\n[vault]\nkey_source = \"passphrase\"\n[egress]\nallow = [\"example.org\"]\n", nil,
-			[]string{"security.require_capability", "is true", ":2)", "vault.key_source", "passphrase", ":4)", "egress.allow", ":6)"}},
+		{"what is not built", "[security]\nrequire_mtls = true\n[build]\ngoproxy = \"direct\"\n[egress]\nallow = [\"example.org\"]\n", nil,
+			[]string{"security.require_mtls", "is true", ":2)", "build.goproxy", "direct", ":4)", "egress.allow", ":6)"}},
 		{"one port for both", "[solo]\nlisten_port = 9000\nhttp_port = 9000\n", nil, []string{"both 9000"}},
 		{"a long socket", "[solo]\nsocket = \"/" + strings.Repeat("s", 120) + "\"\n", nil, []string{"solo.socket", "at most 107"}},
 	} {

@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/solo-run/solo/docs"
+	"github.com/solo-run/solo/pkg/capability"
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/engine"
 	"github.com/solo-run/solo/pkg/eventlog"
@@ -34,6 +35,7 @@ import (
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 	"github.com/solo-run/solo/pkg/telemetry"
+	"github.com/solo-run/solo/pkg/vault"
 )
 
 // Version is the daemon's own; the build sets it.
@@ -131,6 +133,7 @@ type daemon struct {
 	host    *sandbox.Host
 	doors   *doors
 	db      *store.DB
+	keys    *store.DB
 	events  *eventlog.Log
 	engine  *engine.Engine
 	monitor *telemetry.Monitor
@@ -184,6 +187,23 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		return nil, err
 	}
 	d.db, d.events = db, events
+	keys, err := store.Open(cfg.Database.VaultDB, store.Options{})
+	if err != nil {
+		return nil, err
+	}
+	d.onClose("vault", keys.Close)
+	d.keys = keys
+	secrets, err := vault.Open(vault.Config{
+		State: db, Keys: keys, Source: vault.Source{Kind: cfg.Vault.KeySource, File: cfg.Vault.KeyFile}, Warn: d.log.Named("vault").Warn,
+	})
+	if err != nil {
+		return nil, err
+	}
+	events.Sign(func() ([]byte, error) { return secrets.Derive("log checkpoint", "") })
+	caps, err := capability.Open(capability.Config{DB: db, Keys: secrets, Rate: cfg.Security.RateLimit})
+	if err != nil {
+		return nil, err
+	}
 	d.monitor = telemetry.New(telemetry.Config{DataDir: dir, Store: db.Size, High: d.usageHigh})
 	lines, err := logs.Open(filepath.Join(dir, "logs"))
 	if err != nil {
@@ -220,20 +240,24 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		Isolation: host.Layers(), SourceDir: filepath.Join(dir, "sources"), Bounds: cfg.bounds(),
 		Grace: shutdown / 2, Parallel: bootParallel * cfg.Build.Parallel, Version: Version, Disk: func() error { return checkDisk(dir) },
 		Parts: func() []solo.TreeNode { return d.tree.Load().snapshot() }, Components: d.components,
-		Meters: d.engineMeters(), Metering: d.used, Backup: d.backup, Upgrade: d.upgrade, Adopt: d.former.services(), Stop: d.stop, Log: d.log.Named("engine"),
+		Meters: d.engineMeters(), Metering: d.used, Vault: secrets, Capabilities: caps, Backup: d.backup, Upgrade: d.upgrade, Adopt: d.former.services(), Stop: d.stop, Log: d.log.Named("engine"),
 	})
 	if err != nil {
 		return nil, err
 	}
+	// Each room has made its directory; what is put there must not be lost with it.
+	if err := syncDir(dir); err != nil {
+		return nil, errDataDir(dir, err)
+	}
 	d.doors = &doors{
 		rest: rest.Config{
 			Engine: d.engine, Log: d.log.Named("rest"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.HTTPPort)),
-			Socket: cfg.Solo.Socket, LLMs: docs.LLMs,
+			Socket: cfg.Solo.Socket, RequireCapability: cfg.Security.RequireCapability, LLMs: docs.LLMs,
 			Agents: func(routes http.Handler) http.Handler { return mcp.New(Version, routes) },
 		},
 		grpc: grpc.Config{
 			Engine: d.engine, Log: d.log.Named("grpc"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.ListenPort)),
-			Socket: cfg.grpcSocket(),
+			Socket: cfg.grpcSocket(), RequireCapability: cfg.Security.RequireCapability,
 		},
 		holds: make(chan hold),
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,7 +29,7 @@ const lockFile = "lock"
 // takeLock makes the data directory, 0700, and takes it. The error of a second
 // daemon names the directory and the first one's pid.
 func takeLock(dir string) (*lock, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDataDir(dir); err != nil {
 		return nil, errDataDir(dir, err)
 	}
 	if err := checkDataDir(dir); err != nil {
@@ -72,6 +73,32 @@ func takeLock(dir string) (*lock, error) {
 }
 
 func (l *lock) Close() error { return l.file.Close() }
+
+// makeDataDir makes the data directory, and its name durable: a file that was
+// synced is lost all the same when a power cut takes a directory above it.
+func makeDataDir(dir string) error {
+	above := filepath.Dir(dir)
+	if _, err := os.Lstat(above); err != nil && above != dir {
+		if err := makeDataDir(above); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// One that was there may have been made a moment ago by somebody else.
+	return syncDir(above)
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
 
 // checkDataDir refuses a directory that is not ours alone, and makes a new one so.
 func checkDataDir(dir string) error {

@@ -63,6 +63,10 @@ func (e *Engine) Deploy(ctx context.Context, p solo.Principal, req *solo.DeployR
 	if err := e.admits(); err != nil {
 		return nil, false, err
 	}
+	if err := e.allowed(p, key, d.settings); err != nil {
+		return nil, false, err
+	}
+	d.by = p.Who()
 	ctx, release, err := e.claim(ctx, key)
 	if err != nil {
 		return nil, false, err
@@ -112,6 +116,7 @@ func (e *Engine) admits() error {
 
 // deployment is a deploy's body, checked.
 type deployment struct {
+	by       map[string]any
 	source   solo.Source
 	digest   string
 	settings solo.Settings
@@ -269,7 +274,7 @@ func (e *Engine) makeCurrent(ctx context.Context, key solo.Key, d *deployment, p
 			return err
 		}
 		if err := e.append(tx, r, solo.EventServiceDeployed, map[string]any{
-			"version": r.Version, "artifact": artifact.Digest, "source_digest": d.digest,
+			"version": r.Version, "artifact": artifact.Digest, "source_digest": d.digest, "by": d.by,
 			"build": map[string]any{"cached": artifact.Cached, "duration_ms": artifact.Duration.Milliseconds()},
 		}, 0); err != nil {
 			return err
@@ -319,7 +324,7 @@ func (e *Engine) deployFailed(ctx context.Context, key solo.Key, d *deployment, 
 	default:
 		return told
 	}
-	payload := map[string]any{"code": told.Code, "message": told.Message, "source_digest": d.digest}
+	payload := map[string]any{"code": told.Code, "message": told.Message, "source_digest": d.digest, "by": d.by}
 	for name, value := range told.Details {
 		payload[name] = briefly(value)
 	}
@@ -410,6 +415,9 @@ func (e *Engine) Check(ctx context.Context, p solo.Principal, serviceID string, 
 	}
 	d, err := e.plan(key, req)
 	if err != nil {
+		return nil, err
+	}
+	if err := e.allowed(p, key, d.settings); err != nil {
 		return nil, err
 	}
 	diagnostics, findings, warnings, err := e.cfg.Compiler.Check(ctx, key.Tenant, d.source)

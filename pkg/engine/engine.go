@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/solo-run/solo/pkg/capability"
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/eventlog"
 	"github.com/solo-run/solo/pkg/logs"
@@ -20,6 +21,7 @@ import (
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
 	"github.com/solo-run/solo/pkg/supervisor"
+	"github.com/solo-run/solo/pkg/vault"
 )
 
 // Logger is the part of the daemon's log that the engine writes to.
@@ -38,6 +40,8 @@ type Bounds struct {
 	MaxTenants, MaxPerTenant, MaxTotal int
 	// InflightPerTenant and InflightTotal bound the calls that run or wait.
 	InflightPerTenant, InflightTotal int64
+	// TenantSecrets is how many a tenant may have, 0 for as many as it likes.
+	TenantSecrets int
 }
 
 // Config is what an [Engine] works with; all of it is required but Isolation and Meters.
@@ -72,6 +76,9 @@ type Config struct {
 	Adopt   *Handover
 	// Meters count the calls, and write what they have counted; nil counts nothing.
 	Meters Meters
+	// Vault keeps the secrets, Capabilities know which tokens count.
+	Vault        *vault.Vault
+	Capabilities *capability.Store
 	// Metering keeps what services use.
 	Metering *metering.Room
 	// Stop is told that an operator wants the daemon to end.
@@ -96,6 +103,7 @@ type Engine struct {
 	started time.Time
 	bounds  atomic.Pointer[Bounds]
 	calls   inflight
+	bursts  bursts
 	// loaded is set once every stored service is in memory, ready once each that
 	// should run has had its first outcome.
 	loaded, ready atomic.Bool
@@ -125,6 +133,8 @@ type Engine struct {
 type service struct {
 	record atomic.Pointer[record]
 	unit   *supervisor.Unit
+	// ordered is who has asked last for a kill or a restart, for the event of it.
+	ordered atomic.Pointer[map[string]any]
 	// ended is told of the end of each call.
 	ended func(code solo.Code, took time.Duration)
 }
@@ -138,6 +148,7 @@ func Open(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, sources: src, started: time.Now(), vets: make(chan vetting, vetQueue),
 		services: map[solo.Key]*service{}, slots: map[solo.Key]*slot{}, answering: map[answerKey]bool{},
+		bursts: bursts{known: map[burstKey]*burst{}},
 	}
 	e.SetBounds(cfg.Bounds)
 	if err := cfg.DB.Update(createBuckets); err != nil {
@@ -157,7 +168,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	var group errgroup.Group
 	group.Go(func() error { return e.sup.Run(supervise) })
 	group.Go(func() error { return e.vet(supervise) })
-	err := e.boot(ctx)
+	group.Go(func() error { return e.sweepCapabilities(supervise) })
+	err := e.cfg.Vault.Resume(e.rotated(nil))
+	if err == nil {
+		err = e.boot(ctx)
+	}
 	if err == nil {
 		<-ctx.Done()
 	}

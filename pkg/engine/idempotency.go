@@ -48,8 +48,18 @@ type answerKey struct{ tenant, key string }
 // Begin looks whether a request of that key was answered before. It returns the
 // first answer, or what stores the one to come: finish has to be called, with nil
 // where the answer is not to be kept. The error is conflict where the key was used
-// for something else, or is being used.
-func (e *Engine) Begin(p solo.Principal, key string, request []byte) (first *solo.Answer, finish func(*solo.Answer) error, err error) {
+// for something else, or is being used. secret tells that the request holds one, and
+// that its fingerprint must not be one that who has the disk could try values on.
+func (e *Engine) Begin(p solo.Principal, key string, request []byte, secret bool) (first *solo.Answer, finish func(*solo.Answer) error, err error) {
+	if secret {
+		mac, err := e.cfg.Vault.Derive("idempotency", p.Tenant)
+		if err != nil {
+			return nil, nil, err
+		}
+		h := hmac.New(sha256.New, mac)
+		h.Write(request)
+		request = h.Sum(nil)
+	}
 	id := answerKey{p.Tenant, key}
 	e.mu.Lock()
 	if e.answering[id] {

@@ -68,9 +68,11 @@ func (e *Engine) apply(tx *store.Tx, r *record, c supervisor.Change) error {
 		r.State = solo.StateRunning
 		r.Live = &liveInstance{Instance: c.Instance, PID: c.PID, StartedAt: c.StartedAt}
 		if c.Cause == supervisor.CauseRestart {
-			if err := e.append(tx, r, solo.EventServiceRestarted, map[string]any{
-				"version": r.Version, "instance": c.Instance, "restarts": c.Restarts, "by_hand": c.ByHand,
-			}, cause); err != nil {
+			payload := map[string]any{"version": r.Version, "instance": c.Instance, "restarts": c.Restarts, "by_hand": c.ByHand}
+			if c.ByHand {
+				e.sign(payload, r.key())
+			}
+			if err := e.append(tx, r, solo.EventServiceRestarted, payload, cause); err != nil {
 				return err
 			}
 			cause = r.LastEvent
@@ -107,6 +109,7 @@ func (e *Engine) apply(tx *store.Tx, r *record, c supervisor.Change) error {
 		if c.Exit != nil {
 			payload = exitPayload(r, *c.Exit)
 		}
+		e.sign(payload, r.key())
 		return e.append(tx, r, solo.EventServiceKilled, payload, cause)
 
 	case supervisor.ChangeWanted:
@@ -130,6 +133,15 @@ func (e *Engine) apply(tx *store.Tx, r *record, c supervisor.Change) error {
 		r.State = solo.StateStarting
 	}
 	return nil
+}
+
+// sign adds who has asked for it, where that is known.
+func (e *Engine) sign(payload map[string]any, key solo.Key) {
+	if s := e.lookup(key); s != nil {
+		if who := s.ordered.Load(); who != nil {
+			payload["by"] = *who
+		}
+	}
 }
 
 // storedState is what a record says: whatever is on its way to run is starting.

@@ -94,6 +94,9 @@ func (e *Engine) List(_ context.Context, p solo.Principal, state string, limit, 
 		if state != "" && string(s.unit.View().State) != state {
 			continue
 		}
+		if !p.Allows(solo.PermissionRead, solo.ServiceSubject(s.record.Load().Service), "") {
+			continue
+		}
 		if out.Total >= offset && len(out.Services) < limit {
 			out.Services = append(out.Services, *e.answer(s))
 		}
@@ -119,6 +122,7 @@ func (e *Engine) Restart(ctx context.Context, p solo.Principal, serviceID string
 			return nil, err
 		}
 	}
+	s.orderedBy(p)
 	if err := s.unit.Restart(ctx); err != nil {
 		var start *supervisor.StartError
 		if errors.As(err, &start) {
@@ -171,11 +175,12 @@ func (e *Engine) Kill(ctx context.Context, p solo.Principal, serviceID string, o
 		}
 		return nil, errNotFound(key)
 	}
+	s.orderedBy(p)
 	if err := s.unit.Kill(ctx, opts.Timeout, opts.Force); err != nil {
 		return nil, waitEnded(err)
 	}
 	if opts.Purge {
-		if err := e.purge(ctx, key, s); err != nil {
+		if err := e.purge(ctx, p, key, s); err != nil {
 			return nil, err
 		}
 	}
@@ -183,7 +188,7 @@ func (e *Engine) Kill(ctx context.Context, p solo.Principal, serviceID string, o
 }
 
 // purge forgets a stopped service. Of two at once, the second finds it gone.
-func (e *Engine) purge(ctx context.Context, key solo.Key, s *service) error {
+func (e *Engine) purge(ctx context.Context, p solo.Principal, key solo.Key, s *service) error {
 	release, err := e.awaitSlot(ctx, key)
 	if err != nil {
 		return err
@@ -205,7 +210,10 @@ func (e *Engine) purge(ctx context.Context, key solo.Key, s *service) error {
 		if err != nil || r == nil {
 			return err
 		}
-		if err := e.append(tx, r, solo.EventServiceKilled, map[string]any{"purged": true, "version": r.Version}, r.LastEvent); err != nil {
+		if err := e.append(tx, r, solo.EventServiceKilled, map[string]any{"purged": true, "version": r.Version, "by": p.Who()}, r.LastEvent); err != nil {
+			return err
+		}
+		if err := e.revokeOf(tx, p, key); err != nil {
 			return err
 		}
 		return forgetService(tx, key)
@@ -222,6 +230,25 @@ func (e *Engine) purge(ctx context.Context, key solo.Key, s *service) error {
 		e.cfg.Log.Warn("cannot remove the files of a purged service", "error", err)
 	}
 	return nil
+}
+
+// revokeOf revokes what is good for a service that is gone, and for nothing else.
+func (e *Engine) revokeOf(tx *store.Tx, p solo.Principal, key solo.Key) error {
+	revoked, err := e.cfg.Capabilities.RevokeResource(tx, key.Tenant, solo.ServiceSubject(key.Service))
+	if err != nil || len(revoked) == 0 {
+		return err
+	}
+	_, err = e.cfg.Events.Append(tx, solo.Event{
+		TenantID: key.Tenant, Type: solo.EventCapabilityRevoked, Subject: solo.ServiceSubject(key.Service),
+		Payload: map[string]any{"revoked": revoked, "reason": "the service was purged", "by": p.Who()},
+	})
+	return err
+}
+
+// orderedBy keeps who asks for what comes next.
+func (s *service) orderedBy(p solo.Principal) {
+	who := p.Who()
+	s.ordered.Store(&who)
 }
 
 // awaitSlot takes the slot of an id as soon as nobody else has it.
@@ -382,6 +409,11 @@ func (e *Engine) Health(context.Context) *solo.Health {
 	}
 	if h.WarmUp.State == "failed" {
 		h.Components["compiler"] = solo.Component{Status: solo.HealthDegraded, Detail: h.WarmUp.Detail}
+		h.Status = worse(h.Status, solo.HealthDegraded)
+	}
+	h.Components["vault"] = ok
+	if s := e.cfg.Vault.Status(); s.Status != "unlocked" {
+		h.Components["vault"] = solo.Component{Status: solo.HealthDegraded, Detail: "the vault is " + s.Status + " (key_source " + s.Source + ")"}
 		h.Status = worse(h.Status, solo.HealthDegraded)
 	}
 	h.Components["sandbox"] = ok

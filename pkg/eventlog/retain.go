@@ -3,6 +3,8 @@ package eventlog
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -33,21 +35,33 @@ const (
 	cutSlack = time.Hour
 )
 
-// attested is the payload of a log_checkpoint event: what was cut away, and the
-// hash that the chain goes on from.
+// attested is the payload of a log_checkpoint event: what was cut away, the hash that
+// the chain goes on from, and the signature over both.
 type attested struct {
 	CutBefore uint64 `json:"cut_before"`
 	Hash      string `json:"hash"`
+	Signature string `json:"signature"`
+}
+
+// signature is HMAC-SHA-256 over where the log begins.
+func (c checkpoint) signature(secret []byte) string {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte("solo log checkpoint 1"))
+	mac.Write(append(key(c.first), c.hash...))
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // attestedBy reports whether the record is the checkpoint's own event. It stands
 // in the chain, so that no other beginning can be put in the place of the true one.
-func (c checkpoint) attestedBy(r *record) bool {
+func (c checkpoint) attestedBy(r *record, secret []byte) bool {
 	if r.kind != string(solo.EventLogCheckpoint) {
 		return false
 	}
 	var a attested
-	return json.Unmarshal(r.payload, &a) == nil && a.CutBefore == c.first && a.Hash == hex.EncodeToString(c.hash)
+	if json.Unmarshal(r.payload, &a) != nil || a.CutBefore != c.first || a.Hash != hex.EncodeToString(c.hash) {
+		return false
+	}
+	return secret == nil || hmac.Equal([]byte(a.Signature), []byte(c.signature(secret)))
 }
 
 // Retain cuts away what the retention does not keep, and returns how many events
@@ -138,6 +152,13 @@ func (l *Log) boundary(r Retention) (before uint64, err error) {
 
 // checkpoint makes the log begin at an id, and says so in the log.
 func (l *Log) checkpoint(first uint64) error {
+	var secret []byte
+	if l.signer != nil {
+		var err error
+		if secret, err = l.signer(); err != nil {
+			return err
+		}
+	}
 	return l.db.Update(func(tx *store.Tx) error {
 		last := first - 1
 		r, err := parse(last, tx.Bucket(bucketEvents).Get(key(last)))
@@ -145,10 +166,11 @@ func (l *Log) checkpoint(first uint64) error {
 			return err
 		}
 		hash := bytes.Clone(r.hash)
-		if _, err := l.Append(tx, solo.Event{
-			Type: solo.EventLogCheckpoint, Subject: solo.SubjectSystem,
-			Payload: map[string]any{"cut_before": first, "hash": hex.EncodeToString(hash)},
-		}); err != nil {
+		payload := map[string]any{"cut_before": first, "hash": hex.EncodeToString(hash)}
+		if secret != nil {
+			payload["signature"] = checkpoint{first, hash}.signature(secret)
+		}
+		if _, err := l.Append(tx, solo.Event{Type: solo.EventLogCheckpoint, Subject: solo.SubjectSystem, Payload: payload}); err != nil {
 			return err
 		}
 		if err := tx.Bucket(bucketHead).Put(keyCheckpoint, append(key(first), hash...)); err != nil {

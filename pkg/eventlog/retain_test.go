@@ -3,6 +3,7 @@ package eventlog_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -177,4 +178,48 @@ func cancelledAfterCheckpoint(t *testing.T) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	return ctx
+}
+
+// A cut that the daemon has not made does not pass as one of its own: who has the
+// disk can make a chain, and no signature.
+func TestACheckpointIsSigned(t *testing.T) {
+	db, err := store.Open(filepath.Join(t.TempDir(), "db"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	log, err := eventlog.Open(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := []byte("the vault's own")
+	locked := errors.New("the vault is locked")
+	fault := locked
+	log.Sign(func() ([]byte, error) { return secret, fault })
+	for range 40 {
+		if err := db.Update(func(tx *store.Tx) error {
+			_, err := log.Append(tx, solo.Event{TenantID: "t", Type: solo.EventServiceReady, Subject: "services/a"})
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := log.Retain(t.Context(), eventlog.Retention{MaxBytes: 1000}); !errors.Is(err, locked) {
+		t.Fatalf("with a locked vault: %v", err)
+	}
+	if log.FirstID() != 1 {
+		t.Fatal("it was cut without a signature")
+	}
+	fault = nil
+	if n, err := log.Retain(t.Context(), eventlog.Retention{MaxBytes: 1000}); n == 0 || err != nil {
+		t.Fatalf("%d events are cut, %v", n, err)
+	}
+	report, err := log.Verify(t.Context())
+	if err != nil || !report.OK || report.FirstID == 1 {
+		t.Fatalf("its own cut: %+v, %v", report, err)
+	}
+	secret = []byte("somebody else's")
+	if report, err = log.Verify(t.Context()); err != nil || report.OK {
+		t.Errorf("a signature of another key: %+v, %v", report, err)
+	}
 }

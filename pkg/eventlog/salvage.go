@@ -38,7 +38,7 @@ func Salvage(ctx context.Context, from, to string) (solo.VerifyReport, error) {
 	if err != nil {
 		return solo.VerifyReport{}, fmt.Errorf("cannot salvage the event log: %w", err)
 	}
-	report, err := verify(ctx, fresh)
+	report, err := verify(ctx, fresh, nil)
 	report.BadID = bad
 	return report, err
 }

@@ -2,7 +2,7 @@
 // daemon: between two steps of every operation that writes.
 //
 // A binary that is built without the tag failpoint has none of it: [Hit] is an
-// empty function. With the tag, $SOLO_FAILPOINT is NAME or NAME:N, and the process
+// empty function and [NoSync] is false. With the tag, $SOLO_FAILPOINT is NAME or NAME:N, and the process
 // kills itself with SIGKILL when it comes to that place for the first, or N-th, time.
 package failpoint
 

@@ -10,6 +10,10 @@ import (
 	"syscall"
 )
 
+// NoSync has the stores leave out their fsyncs, where $SOLO_FAILPOINT_NOSYNC is set:
+// the tests of power cuts must see what that loses.
+var NoSync = os.Getenv("SOLO_FAILPOINT_NOSYNC") != ""
+
 var (
 	at   string
 	left atomic.Int64

@@ -6,6 +6,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -43,9 +45,28 @@ type Engine interface {
 	LastLogID() uint64
 	Health(ctx context.Context) *solo.Health
 	Usage(ctx context.Context, p solo.Principal, q solo.UsageQuery) (*solo.UsageReport, error)
+	// Authenticate returns who holds a token; Denied records that a capability did not
+	// allow something, and returns the refusal; Verified that one did.
+	Authenticate(token string) (solo.Principal, error)
+	Denied(p solo.Principal, op solo.Operation, resource string) error
+	Verified(p solo.Principal) error
+	// While ends its context with the proof of the caller.
+	While(ctx context.Context, p solo.Principal) (context.Context, context.CancelFunc)
+	StoreSecret(ctx context.Context, p solo.Principal, req *solo.SecretRequest) (*solo.Secret, error)
+	Secrets(ctx context.Context, p solo.Principal, limit, offset int) (*solo.SecretList, error)
+	Secret(ctx context.Context, p solo.Principal, name string) (*solo.Secret, error)
+	RevealSecret(ctx context.Context, p solo.Principal, name string, key solo.Sensitive) (*solo.RevealedSecret, error)
+	RevokeSecret(ctx context.Context, p solo.Principal, name string) (*solo.RevokedSecret, error)
+	UnlockVault(ctx context.Context, p solo.Principal, passphrase solo.Sensitive) (*solo.VaultStatus, error)
+	RotateVault(ctx context.Context, p solo.Principal, passphrase solo.Sensitive) (*solo.VaultStatus, error)
+	Grant(ctx context.Context, p solo.Principal, req *solo.CapabilityRequest) (*solo.CapabilityGrant, error)
+	Attenuate(ctx context.Context, p solo.Principal, req *solo.CapabilityRequest) (*solo.CapabilityGrant, error)
+	VerifyCapability(ctx context.Context, p solo.Principal, req *solo.VerifyRequest) (*solo.VerifyResult, error)
+	Capabilities(ctx context.Context, p solo.Principal, limit, offset int) (*solo.CapabilityList, error)
+	RevokeCapability(ctx context.Context, p solo.Principal, id string) (*solo.RevokedCapability, error)
 	Metrics(ctx context.Context, p solo.Principal, accept string) (contentType string, body []byte, err error)
 	Ready() bool
-	Begin(p solo.Principal, key string, request []byte) (first *solo.Answer, finish func(*solo.Answer) error, err error)
+	Begin(p solo.Principal, key string, request []byte, secret bool) (first *solo.Answer, finish func(*solo.Answer) error, err error)
 	Backup(ctx context.Context, p solo.Principal, w io.Writer) error
 	Upgrade(ctx context.Context, p solo.Principal, binary string) (*solo.UpgradeResult, error)
 	Shutdown(p solo.Principal) error
@@ -57,9 +78,22 @@ type Meter interface {
 	Request(wire, operation string, code solo.Code, took time.Duration)
 }
 
-// Admit finds out who is calling, and whether the operation is for them.
-func Admit(op solo.Operation, proofs identity.Proofs) (solo.Principal, error) {
-	p, err := identity.Resolve(proofs)
+// Access decides who is calling, and what is for them.
+type Access struct {
+	Engine Engine
+	// RequireCapability has a tenant's name prove nothing by itself.
+	RequireCapability bool
+}
+
+// Shown tells whether something is shown that could prove who is calling, for the
+// operations that need no proof and say more to who has one.
+func (a Access) Shown(p identity.Proofs) bool {
+	return len(p.Tokens) > 0 || p.Peer.Operator() || len(p.Headers) > 0 && !a.RequireCapability
+}
+
+// Identify finds out who is calling.
+func (a Access) Identify(op solo.Operation, proofs identity.Proofs) (solo.Principal, error) {
+	p, err := identity.Policy{Token: a.Engine.Authenticate, RequireCapability: a.RequireCapability}.Resolve(proofs)
 	if err != nil {
 		return p, err
 	}
@@ -67,6 +101,30 @@ func Admit(op solo.Operation, proofs identity.Proofs) (solo.Principal, error) {
 		return p, solo.Errorf(solo.CodePermissionDenied, "only the operator may do this: a peer on the daemon's unix socket")
 	}
 	return p, nil
+}
+
+// Authorize holds the operation against what the caller's capability allows. name
+// is the service or secret of the call, "" for none; method that of an invoke.
+func (a Access) Authorize(op solo.Operation, p solo.Principal, name, method string) error {
+	if p.Rights == nil || op.Resource == "" {
+		return nil
+	}
+	kind, wild := strings.CutSuffix(op.Resource, "/{id}")
+	resource := kind
+	if wild {
+		if name == "" && op.Filtered {
+			if p.Rights.AllowsSome(op.Permission, kind) {
+				return a.Engine.Verified(p)
+			}
+			return a.Engine.Denied(p, op, kind+"/*")
+		}
+		// A * that no glob but one of all names matches.
+		resource = kind + "/" + cmp.Or(name, "*")
+	}
+	if !p.Rights.Allows(op.Permission, resource, method) {
+		return a.Engine.Denied(p, op, resource)
+	}
+	return a.Engine.Verified(p)
 }
 
 // Listeners are where a gateway listens.

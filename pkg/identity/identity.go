@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -63,20 +64,62 @@ type Proofs struct {
 
 // What a principal's Proof says.
 const (
-	ProofPeer   = "peer"
-	ProofHeader = "header"
-	ProofBody   = "body"
+	ProofPeer       = "peer"
+	ProofCapability = "capability"
+	ProofHeader     = "header"
+	ProofBody       = "body"
 )
+
+// Policy says what counts as a proof.
+type Policy struct {
+	// Token returns who holds a capability; its errors are unauthenticated, and
+	// whatever else keeps the token from being used now.
+	Token func(token string) (solo.Principal, error)
+	// RequireCapability has a tenant's name prove nothing by itself.
+	RequireCapability bool
+}
 
 // Resolve makes a principal of the proofs. The error is unauthenticated without a
 // proof, permission_denied where two disagree, invalid_request for a name that is
-// none.
-func Resolve(p Proofs) (solo.Principal, error) {
-	if len(p.Tokens) > 0 {
-		// Capabilities are not built yet: no token can be one that was given.
-		return solo.Principal{}, solo.Errorf(solo.CodeUnauthenticated, "the token is not one that this daemon has given")
+// none, or that of the token.
+func (pol Policy) Resolve(p Proofs) (solo.Principal, error) {
+	named, proof, err := p.names()
+	if err != nil {
+		return solo.Principal{}, err
 	}
-	tenant, proof := "", ""
+	if len(p.Tokens) > 0 {
+		return pol.token(p.Tokens, named)
+	}
+	switch {
+	case p.Peer.Operator():
+		return solo.Principal{Tenant: named, Operator: true, Proof: ProofPeer}, nil
+	case pol.RequireCapability:
+		return solo.Principal{}, solo.Errorf(solo.CodeUnauthenticated, "this daemon wants a capability: show its token in Authorization: Bearer")
+	case named == "":
+		return solo.Principal{}, solo.Errorf(solo.CodeUnauthenticated, "the request does not say who is calling: name the tenant in X-Tenant-ID")
+	}
+	return solo.Principal{Tenant: named, Proof: proof}, nil
+}
+
+// token is for who shows one: it binds, whatever else is shown.
+func (pol Policy) token(shown []string, named string) (solo.Principal, error) {
+	scheme, text, _ := strings.Cut(shown[0], " ")
+	if len(shown) > 1 || !strings.EqualFold(scheme, "Bearer") {
+		return solo.Principal{}, solo.Errorf(solo.CodeUnauthenticated, "the Authorization header must be one, and of the form Bearer TOKEN")
+	}
+	who, err := pol.Token(strings.TrimLeft(text, " "))
+	if err != nil {
+		return solo.Principal{}, err
+	}
+	if named != "" && named != who.Tenant {
+		return solo.Principal{}, solo.Errorf(solo.CodePermissionDenied, "the request names another tenant than its token")
+	}
+	who.Proof = ProofCapability
+	return who, nil
+}
+
+// names returns the tenant that header and body name, "" for none, and by which.
+func (p Proofs) names() (tenant, proof string, err error) {
 	name := func(value, by, field string) error {
 		if err := solo.CheckID(value); err != nil {
 			return solo.InvalidFields(solo.Field{Field: field, Message: err.Error()})
@@ -91,21 +134,15 @@ func Resolve(p Proofs) (solo.Principal, error) {
 	}
 	for _, h := range p.Headers {
 		if err := name(h, ProofHeader, "X-Tenant-ID"); err != nil {
-			return solo.Principal{}, err
+			return "", "", err
 		}
 	}
 	if p.Body != nil {
 		if err := name(*p.Body, ProofBody, "tenant_id"); err != nil {
-			return solo.Principal{}, err
+			return "", "", err
 		}
 	}
-	switch {
-	case p.Peer.Operator():
-		return solo.Principal{Tenant: tenant, Operator: true, Proof: ProofPeer}, nil
-	case tenant == "":
-		return solo.Principal{}, solo.Errorf(solo.CodeUnauthenticated, "the request does not say who is calling: name the tenant in X-Tenant-ID")
-	}
-	return solo.Principal{Tenant: tenant, Proof: proof}, nil
+	return tenant, proof, nil
 }
 
 // Caller is how a principal is named to a service that it calls.

@@ -196,6 +196,10 @@ func (s *Store) Writer(key solo.Key, instance, version int, limitBytes int64) (*
 		if err := v.make(); err != nil {
 			return nil, solo.StorageError("the log of the service cannot be written", err)
 		}
+		// A power cut may have taken the owner's name and left the lines.
+		if left, err := openService(v.dir); err == nil && left != nil {
+			v.segments = left.segments
+		}
 		s.services[key] = v
 	}
 	v.limit = max(limitBytes, minLimit)

@@ -88,7 +88,7 @@ func (l *line) open() []byte { return append(append([]byte(nil), l.head...), l.t
 
 // Adopt takes an instance over. The error is of one that has ended meanwhile; its
 // descriptors are closed then.
-func (l *Launcher) Adopt(s State, out Output) (*Instance, error) {
+func (l *Launcher) Adopt(s State, out Output, host Host) (*Instance, error) {
 	proc, err := l.host.Adopt(s.Proc)
 	if err != nil {
 		for _, fd := range []int{s.Stdout, s.Stderr, s.Host} {
@@ -98,7 +98,7 @@ func (l *Launcher) Adopt(s State, out Output) (*Instance, error) {
 	}
 	i := &Instance{
 		spec: Spec{
-			Key: s.Key, Instance: s.Instance, Version: s.Version, Binary: s.Binary, Limits: s.Limits, Output: out,
+			Key: s.Key, Instance: s.Instance, Version: s.Version, Binary: s.Binary, Limits: s.Limits, Output: out, Host: host,
 		},
 		launcher: l, name: s.Proc.Name, began: s.At, at: s.At, addr: s.Addr, socketDir: s.SocketDir, proc: proc,
 		done: make(chan struct{}), tail: &tail{lines: s.Tail, panicked: s.Trace}, tracing: s.Tracing, shaken: true,

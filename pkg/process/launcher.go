@@ -43,7 +43,35 @@ type Spec struct {
 	// serves.
 	StartTimeout time.Duration
 	Output       Output
+	// Host answers what the service asks of solod; nil refuses all but the log.
+	Host Host
 }
+
+// Host answers what a service asks of solod. The error is a *[solo.Error].
+type Host func(ctx context.Context, call HostCall) (*HostReply, error)
+
+// HostCall is one question of a service. Its socket says which service asks.
+type HostCall struct {
+	// Op is what is asked for: secret, call or emit.
+	Op   string
+	Args map[string]string
+	Body []byte
+	// ContentType is that of the body.
+	ContentType string
+}
+
+// HostReply is the answer.
+type HostReply struct {
+	Values      map[string]string
+	Body        []byte
+	ContentType string
+}
+
+// What a service can make solod hold of its questions.
+const (
+	maxHostBody  = 1 << 20
+	maxHostConns = 64
+)
 
 // StartError is a start that failed, with how its process ended.
 type StartError struct {
@@ -360,16 +388,21 @@ func (i *Instance) listen(socketDir string) error {
 // serveHost answers the service's calls to its host.
 func (i *Instance) serveHost(l *wire.Listener) {
 	i.host = &hostSocket{listener: l, server: &wire.Server{
-		Handler: i.hostCall, MaxBody: maxLine,
+		Handler: i.hostCall, MaxBody: maxHostBody, MaxConns: maxHostConns,
 		Allow: func(c wire.Cred) bool { return i.started.Load() && c.UID == i.uid() },
 	}}
 	i.host.wait.Go(func() { i.host.server.Serve(l) })
 }
 
 // hostCall answers what a service asks of its host.
-func (i *Instance) hostCall(_ context.Context, head *wire.Head, body []byte) *wire.Reply {
-	if head.Kind != wire.KindLog {
+func (i *Instance) hostCall(ctx context.Context, head *wire.Head, body []byte) *wire.Reply {
+	switch {
+	case head.Kind == wire.KindHost && i.spec.Host != nil:
+		return i.answerHost(ctx, head, body)
+	case head.Kind != wire.KindLog:
 		return &wire.Reply{Code: string(solo.CodeInvalidRequest), Message: "this solod does not know this kind of call"}
+	case len(body) > maxLine:
+		return &wire.Reply{Code: string(solo.CodeTooLarge), Message: "a line of the log is larger than 64 KiB"}
 	}
 	level := head.Method
 	switch level {
@@ -379,6 +412,16 @@ func (i *Instance) hostCall(_ context.Context, head *wire.Head, body []byte) *wi
 	}
 	i.line("log", level, body, false)
 	return &wire.Reply{}
+}
+
+// answerHost passes a question on, and words its refusal.
+func (i *Instance) answerHost(ctx context.Context, head *wire.Head, body []byte) *wire.Reply {
+	reply, err := i.spec.Host(ctx, HostCall{Op: head.Method, Args: head.Metadata, Body: body, ContentType: head.ContentType})
+	if err != nil {
+		e := solo.AsError(err)
+		return &wire.Reply{Code: string(e.Code), Message: e.Message}
+	}
+	return &wire.Reply{Body: reply.Body, ContentType: reply.ContentType, Metadata: reply.Values}
 }
 
 var _ runner.Runner = (*handshaker)(nil)

@@ -224,8 +224,30 @@ type Principal struct {
 	// Tenant is "" only for an operator who named none.
 	Tenant   string
 	Operator bool
-	// Proof says by what: peer, certificate, token, header, body.
+	// Proof says by what: peer, certificate, capability, header, body, instance.
 	Proof string
+	// Capability is the id of the one that was shown, "" for none.
+	Capability string
+	// Rights are what the proof allows within the tenant; nil is everything.
+	Rights Rights
+}
+
+// Allows tells whether the caller may do something with a resource of the tenant's;
+// method is that of an invoke, else "".
+func (p Principal) Allows(permission Permission, resource, method string) bool {
+	return p.Rights == nil || p.Rights.Allows(permission, resource, method)
+}
+
+// Who is the caller as events tell it.
+func (p Principal) Who() map[string]any {
+	who := map[string]any{"principal": "tenant", "proof": p.Proof}
+	if p.Operator {
+		who["principal"] = "operator"
+	}
+	if p.Capability != "" {
+		who["capability"] = p.Capability
+	}
+	return who
 }
 
 // UsageReport is what was used in a span of whole hours; what is older than 35 days

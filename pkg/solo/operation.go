@@ -1,6 +1,9 @@
 package solo
 
-import "reflect"
+import (
+	"reflect"
+	"strings"
+)
 
 // Permission is what an operation needs on its resource (contract 4c).
 type Permission string
@@ -16,9 +19,9 @@ const (
 	PermissionWrite    Permission = "write"
 	PermissionGrant    Permission = "grant"
 	PermissionOperator Permission = "operator"
-	// PermissionProof marks an operation that any proof admits: what is asked for
-	// through it is checked by itself.
-	PermissionProof Permission = "proof"
+	// PermissionAny marks an operation for whoever has a proof: what it may do stands
+	// in the token that it is about.
+	PermissionAny Permission = "any"
 )
 
 // Operation is one use case of the daemon, as every wire offers it.
@@ -27,12 +30,16 @@ type Operation struct {
 	Name string
 	// Method and Path are the REST route, in echo's spelling.
 	Method, Path string
-	// RPC is the method of solo.v1.Solo that offers the same, "" where none does.
+	// RPC is the method of solo.v1.Solo that offers the same, or SERVICE.METHOD of
+	// another service of the package; "" where none does.
 	RPC string
 	// Permission and Resource are what a capability must allow; {id} in the
-	// resource is the service of the call.
+	// resource is the service, or the secret, of the call. Where the call names none it
+	// needs the right to all of them, or to some where Filtered says that the answer
+	// shows those alone.
 	Permission Permission
 	Resource   string
+	Filtered   bool
 	// Request and Response are the JSON bodies, nil where there is none or where
 	// the body passes through as bytes.
 	Request, Response reflect.Type
@@ -69,31 +76,43 @@ const maxSmallBody = 64 << 10
 
 // The names of the operations.
 const (
-	OpDeploy       = "deploy"
-	OpCheck        = "check"
-	OpList         = "list"
-	OpStatus       = "status"
-	OpRestart      = "restart"
-	OpKill         = "kill"
-	OpInvoke       = "invoke"
-	OpEvents       = "events"
-	OpEventsVerify = "events verify"
-	OpLogs         = "logs"
-	OpHealth       = "health"
-	OpLive         = "health live"
-	OpReady        = "health ready"
-	OpExplain      = "explain"
-	OpCrashes      = "crashes"
-	OpWait         = "wait"
-	OpTree         = "tree"
-	OpBackup       = "backup"
-	OpUpgrade      = "upgrade"
-	OpShutdown     = "shutdown"
-	OpMetrics      = "metrics"
-	OpUsage        = "usage"
-	OpOpenAPI      = "openapi"
-	OpMCP          = "mcp"
-	OpLLMs         = "llms.txt"
+	OpDeploy        = "deploy"
+	OpCheck         = "check"
+	OpList          = "list"
+	OpStatus        = "status"
+	OpRestart       = "restart"
+	OpKill          = "kill"
+	OpInvoke        = "invoke"
+	OpEvents        = "events"
+	OpEventsVerify  = "events verify"
+	OpLogs          = "logs"
+	OpHealth        = "health"
+	OpLive          = "health live"
+	OpReady         = "health ready"
+	OpExplain       = "explain"
+	OpCrashes       = "crashes"
+	OpWait          = "wait"
+	OpTree          = "tree"
+	OpBackup        = "backup"
+	OpUpgrade       = "upgrade"
+	OpShutdown      = "shutdown"
+	OpSecretsSet    = "secrets set"
+	OpSecretsList   = "secrets list"
+	OpSecretsGet    = "secrets get"
+	OpSecretsReveal = "secrets reveal"
+	OpSecretsRemove = "secrets rm"
+	OpVaultUnlock   = "vault unlock"
+	OpVaultRotate   = "vault rotate"
+	OpCapGrant      = "cap grant"
+	OpCapAttenuate  = "cap attenuate"
+	OpCapVerify     = "cap verify"
+	OpCapList       = "cap list"
+	OpCapRevoke     = "cap revoke"
+	OpMetrics       = "metrics"
+	OpUsage         = "usage"
+	OpOpenAPI       = "openapi"
+	OpMCP           = "mcp"
+	OpLLMs          = "llms.txt"
 )
 
 var operations = []Operation{
@@ -107,7 +126,7 @@ var operations = []Operation{
 	{Name: OpCheck, Method: "POST", Path: "/services/:id/check", RPC: "Check", Permission: PermissionDeploy, Resource: "services/{id}",
 		Request: reflect.TypeFor[DeployRequest](), Response: reflect.TypeFor[CheckResult](), MaxBody: MaxDeployBody, Tool: true,
 		Doc: "Compile, vet and test a source and say what a deploy of it would change; changes nothing."},
-	{Name: OpList, Method: "GET", Path: "/services", RPC: "List", Permission: PermissionRead, Resource: "services/{id}",
+	{Name: OpList, Method: "GET", Path: "/services", RPC: "List", Permission: PermissionRead, Resource: "services/{id}", Filtered: true,
 		Response: reflect.TypeFor[ServiceList](), Tool: true,
 		Query: []Parameter{
 			{Name: "state", Type: "string", Doc: "Only those in this state."},
@@ -189,6 +208,60 @@ var operations = []Operation{
 		Doc: "200 while the daemon answers at all."},
 	{Name: OpReady, Method: "GET", Path: "/health/ready", Response: reflect.TypeFor[Health](),
 		Doc: "200 once every service that should run is ready or has failed its first start."},
+	{Name: OpSecretsSet, Method: "POST", Path: "/secrets", RPC: "Vault.Store", Permission: PermissionWrite, Resource: "secrets/{id}",
+		Request: reflect.TypeFor[SecretRequest](), Response: reflect.TypeFor[Secret](), MaxBody: MaxSecretBody,
+		Query: []Parameter{
+			{Name: "Idempotency-Key", Type: "string", Header: true, Doc: "The same key within 24 h gets the first answer again."},
+		},
+		Codes: []Code{CodeQuotaExceeded, CodeUnavailable},
+		Doc:   "Store a secret; where the name exists, it becomes its next version."},
+	{Name: OpSecretsList, Method: "GET", Path: "/secrets", RPC: "Vault.List", Permission: PermissionRead, Resource: "secrets/{id}", Filtered: true,
+		Response: reflect.TypeFor[SecretList](), Tool: true,
+		Query: []Parameter{
+			{Name: "limit", Type: "integer", Doc: "1 to 1000, 100 by default."},
+			{Name: "offset", Type: "integer", Doc: "How many to pass over."},
+		},
+		Doc: "List the names of the secrets, and never a value."},
+	{Name: OpSecretsGet, Method: "GET", Path: "/secrets/:key", RPC: "Vault.Get", Permission: PermissionRead, Resource: "secrets/{id}",
+		Response: reflect.TypeFor[Secret](), Codes: []Code{CodeNotFound},
+		Doc: "Show a secret's version and age, and never its value."},
+	{Name: OpSecretsReveal, Method: "POST", Path: "/secrets/:key/reveal", RPC: "Vault.Reveal", Permission: PermissionRead, Resource: "secrets/{id}",
+		Request: reflect.TypeFor[RevealRequest](), Response: reflect.TypeFor[RevealedSecret](), MaxBody: maxSmallBody,
+		Codes: []Code{CodeNotFound, CodeUnavailable},
+		Doc:   "Reveal the value of a secret; the log tells who asked."},
+	{Name: OpSecretsRemove, Method: "DELETE", Path: "/secrets/:key", RPC: "Vault.Revoke", Permission: PermissionWrite, Resource: "secrets/{id}",
+		Response: reflect.TypeFor[RevokedSecret](), Codes: []Code{CodeNotFound},
+		Query: []Parameter{
+			{Name: "Idempotency-Key", Type: "string", Header: true, Doc: "The same key within 24 h gets the first answer again."},
+		},
+		Doc: "Revoke a secret: its data key is shredded."},
+	{Name: OpVaultUnlock, Method: "POST", Path: "/vault/unlock", RPC: "Vault.Unlock", Permission: PermissionOperator,
+		Request: reflect.TypeFor[UnlockRequest](), Response: reflect.TypeFor[VaultStatus](), MaxBody: maxSmallBody, Codes: []Code{CodeConflict},
+		Doc: "Unlock a vault whose key_source is passphrase."},
+	{Name: OpVaultRotate, Method: "POST", Path: "/vault/rotate", RPC: "Vault.Rotate", Permission: PermissionOperator,
+		Request: reflect.TypeFor[RotateRequest](), Response: reflect.TypeFor[VaultStatus](), MaxBody: maxSmallBody, Codes: []Code{CodeConflict, CodeUnavailable},
+		Doc: "Change the master key and wrap every data key anew."},
+	{Name: OpCapGrant, Method: "POST", Path: "/capabilities", RPC: "Capabilities.Grant", Permission: PermissionGrant, Resource: "capabilities",
+		Request: reflect.TypeFor[CapabilityRequest](), Response: reflect.TypeFor[CapabilityGrant](), MaxBody: maxSmallBody,
+		Codes: []Code{CodeQuotaExceeded, CodeUnavailable},
+		Doc:   "Grant a capability; its token is shown this once."},
+	{Name: OpCapAttenuate, Method: "POST", Path: "/capabilities/attenuate", RPC: "Capabilities.Attenuate", Permission: PermissionAny,
+		Request: reflect.TypeFor[CapabilityRequest](), Response: reflect.TypeFor[CapabilityGrant](), MaxBody: maxSmallBody,
+		Codes: []Code{CodeQuotaExceeded, CodeUnavailable},
+		Doc:   "Narrow a token; what comes of it never allows more."},
+	{Name: OpCapVerify, Method: "POST", Path: "/capabilities/verify", RPC: "Capabilities.Verify", Permission: PermissionAny,
+		Request: reflect.TypeFor[VerifyRequest](), Response: reflect.TypeFor[VerifyResult](), MaxBody: maxSmallBody, Codes: []Code{CodeUnavailable},
+		Doc: "Say whether a token allows something."},
+	{Name: OpCapList, Method: "GET", Path: "/capabilities", RPC: "Capabilities.List", Permission: PermissionRead, Resource: "capabilities",
+		Response: reflect.TypeFor[CapabilityList](),
+		Query: []Parameter{
+			{Name: "limit", Type: "integer", Doc: "1 to 1000, 100 by default."},
+			{Name: "offset", Type: "integer", Doc: "How many to pass over."},
+		},
+		Doc: "List the capabilities that are recorded, oldest first, and never a token."},
+	{Name: OpCapRevoke, Method: "DELETE", Path: "/capabilities/:id", RPC: "Capabilities.Revoke", Permission: PermissionGrant, Resource: "capabilities",
+		Response: reflect.TypeFor[RevokedCapability](), Codes: []Code{CodeNotFound},
+		Doc: "Revoke a capability, and all that was derived from it."},
 	{Name: OpUsage, Method: "GET", Path: "/usage", Permission: PermissionRead, Resource: "usage",
 		Response: reflect.TypeFor[UsageReport](), Tool: true,
 		Query: []Parameter{
@@ -203,7 +276,7 @@ var operations = []Operation{
 		Doc: "Expose the metrics to Prometheus: all of them to the operator, its own to a tenant."},
 	{Name: OpOpenAPI, Method: "GET", Path: "/openapi.json", Response: reflect.TypeFor[map[string]any](),
 		Doc: "Describe this API."},
-	{Name: OpMCP, Method: "POST", Path: "/mcp", Permission: PermissionProof, MaxBody: MaxMCPBody,
+	{Name: OpMCP, Method: "POST", Path: "/mcp", Permission: PermissionAny, MaxBody: MaxMCPBody,
 		Doc: "Speak the Model Context Protocol over streamable HTTP: the operations as tools for agents."},
 	{Name: OpLLMs, Method: "GET", Path: "/llms.txt",
 		Doc: "Tell an agent what this is and where to read on."},
@@ -215,6 +288,18 @@ var operations = []Operation{
 	{Name: OpShutdown, Method: "POST", Path: "/shutdown", RPC: "Shutdown", Permission: PermissionOperator,
 		Response: reflect.TypeFor[ShutdownResult](),
 		Doc:      "Stop the daemon as SIGTERM does."},
+}
+
+// FullRPC is the name of the rpc on the wire, "" where there is none.
+func (op Operation) FullRPC() string {
+	if op.RPC == "" {
+		return ""
+	}
+	service, method, ok := strings.Cut(op.RPC, ".")
+	if !ok {
+		service, method = "Solo", op.RPC
+	}
+	return "/solo.v1." + service + "/" + method
 }
 
 // Operations returns the table, one row a use case.

@@ -176,7 +176,7 @@ type VaultStatus struct {
 	Status string `json:"status"`
 	Source string `json:"key_source"`
 	// Term counts the rotations, from 1; 0 while the vault is locked.
-	Term uint32 `json:"term"`
+	Term int `json:"term"`
 	// Rewrapped is how many secrets the rotation that was asked for has wrapped anew.
 	Rewrapped int `json:"rewrapped"`
 }

@@ -199,6 +199,16 @@ const (
 	EventRuntimeUsageHigh        EventType = "runtime_usage_high"
 	EventConfigReloaded          EventType = "config_reloaded"
 	EventLogCheckpoint           EventType = "log_checkpoint"
+	EventCapabilityGranted       EventType = "capability_granted"
+	EventCapabilityRevoked       EventType = "capability_revoked"
+	EventCapabilityDenied        EventType = "capability_denied"
+	EventCapabilityVerified      EventType = "capability_verified"
+	EventCapabilityExpired       EventType = "capability_expired"
+	EventSecretStored            EventType = "secret_stored"
+	EventSecretAccessed          EventType = "secret_accessed"
+	EventSecretAccessDenied      EventType = "secret_access_denied"
+	EventSecretRevoked           EventType = "secret_revoked"
+	EventVaultRotated            EventType = "vault_rotated"
 )
 
 // Subjects of the events that are about the daemon and belong to no tenant:

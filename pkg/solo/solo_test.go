@@ -133,7 +133,7 @@ func TestOperationsAreWhole(t *testing.T) {
 			t.Errorf("the row %+v is no row of its own", op)
 		}
 		names[op.Name], routes[op.Method+" "+op.Path] = true, true
-		if op.Permission != solo.PermissionNone && op.Permission != solo.PermissionOperator && op.Permission != solo.PermissionProof && op.Resource == "" {
+		if op.Permission != solo.PermissionNone && op.Permission != solo.PermissionAny && op.Permission != solo.PermissionOperator && op.Resource == "" {
 			t.Errorf("%s needs a permission on nothing", op.Name)
 		}
 		if op.Request != nil && op.MaxBody == 0 {

@@ -3,6 +3,7 @@ package solo
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -86,6 +87,10 @@ type Settings struct {
 	Env           map[string]string `json:"env"`
 	Metadata      map[string]string `json:"metadata"`
 	StopTimeoutMS int               `json:"stop_timeout_ms"`
+	// Secrets are the names that the service may read, sorted; Grants its own
+	// capability. Both are nil where there are none.
+	Secrets []string `json:"secrets,omitempty"`
+	Grants  []Grant  `json:"grants,omitempty"`
 }
 
 // DefaultLimits are the limits of a service that asks for none, and Ceiling the
@@ -127,6 +132,8 @@ type DeployRequest struct {
 	Env           map[string]string     `json:"env"`
 	Metadata      map[string]string     `json:"metadata"`
 	StopTimeoutMS *int                  `json:"stop_timeout_ms"`
+	Secrets       []string              `json:"secrets"`
+	Grants        []Grant               `json:"grants"`
 }
 
 // RestartLimitsRequest is [RestartLimits] as asked for.
@@ -207,6 +214,12 @@ func (r *DeployRequest) Settings(serviceID string, defaults, ceiling Limits) (Se
 		s.Metadata = r.Metadata
 	}
 	set(&s.StopTimeoutMS, r.StopTimeoutMS)
+	if len(r.Secrets) > 0 {
+		s.Secrets = slices.Compact(slices.Sorted(slices.Values(r.Secrets)))
+	}
+	if len(r.Grants) > 0 {
+		s.Grants = r.Grants
+	}
 	if fields := s.check(); len(fields) > 0 {
 		return Settings{}, InvalidFields(fields...)
 	}
@@ -222,6 +235,7 @@ const (
 	maxEnvBytes      = 32 << 10
 	maxMetadataNames = 64
 	maxMetadataBytes = 32 << 10
+	maxGranted       = 64
 	maxMS            = 24 * 60 * 60 * 1000
 )
 
@@ -265,6 +279,21 @@ func (s *Settings) check() []Field {
 	within("limits.log_mb", s.Limits.LogMB, 1, 1<<20)
 	within("limits.kv_mb", s.Limits.KVMB, 1, 1<<20)
 	within("stop_timeout_ms", s.StopTimeoutMS, 0, 600000)
+	if len(s.Secrets) > maxGranted {
+		bad("secrets", "has %d names, at most %d are allowed", len(s.Secrets), maxGranted)
+	}
+	for _, name := range s.Secrets {
+		if err := CheckID(name); err != nil {
+			bad("secrets", "%v", err)
+			break
+		}
+	}
+	if len(s.Grants) > maxGranted {
+		bad("grants", "has %d entries, at most %d are allowed", len(s.Grants), maxGranted)
+	}
+	for i, g := range s.Grants {
+		out = append(out, CheckPermissions(fmt.Sprintf("grants.%d.permissions", i), g.Permissions)...)
+	}
 	out = append(out, checkMap("env", s.Env, maxEnvNames, maxEnvBytes, checkEnvName)...)
 	out = append(out, checkMap("metadata", s.Metadata, maxMetadataNames, maxMetadataBytes, checkMetadataName)...)
 	return out

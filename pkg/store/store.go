@@ -139,13 +139,8 @@ func checkMarker(path, marker, id string, fresh bool) error {
 		return fmt.Errorf("cannot mark the store as in use: %w", err)
 	}
 	defer f.Close()
-	dir, err := os.Open(filepath.Dir(marker))
-	if err != nil {
-		return fmt.Errorf("cannot mark the store as in use: %w", err)
-	}
-	defer dir.Close()
 	_, err = f.WriteString(id + "\n")
-	if err := errors.Join(err, f.Sync(), dir.Sync()); err != nil {
+	if err := errors.Join(err, f.Sync(), syncDir(filepath.Dir(marker))); err != nil {
 		return fmt.Errorf("cannot mark the store as in use: %w", err)
 	}
 	return nil
@@ -160,7 +155,7 @@ func openBolt(path string, opts Options) (db *bbolt.DB, err error) {
 	}()
 	return bbolt.Open(path, 0o600, &bbolt.Options{
 		Timeout: lockTime, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
-		InitialMmapSize: 64 << 20, OpenFile: opts.OpenFile, ReadOnly: opts.ReadOnly,
+		InitialMmapSize: 64 << 20, OpenFile: opts.OpenFile, ReadOnly: opts.ReadOnly, NoSync: failpoint.NoSync,
 	})
 }
 
@@ -284,16 +279,17 @@ func (db *DB) Compact() error {
 	if err := os.Rename(tmp, db.path); err != nil {
 		return fmt.Errorf("cannot compact the store: %w", err)
 	}
-	if dir, err := os.Open(filepath.Dir(db.path)); err == nil {
-		dir.Sync()
-		dir.Close()
-	}
 	failpoint.Hit("compact.renamed")
-	fresh, err = openBolt(db.path, db.opts)
+	// Until the new name is durable, a power cut brings the old file back, without
+	// what is written from now on.
+	err = syncDir(filepath.Dir(db.path))
+	if err == nil {
+		fresh, err = openBolt(db.path, db.opts)
+	}
 	if err != nil {
 		// The old file has no name any more, and all that it holds is in the new one:
 		// nothing may be written to either.
-		fault := error(solo.StorageError("the store cannot be opened after its compaction", err))
+		fault := error(solo.StorageError("the store cannot be used after its compaction", err))
 		db.fault.Store(&fault)
 		db.bolt.Close()
 		return fault
@@ -301,6 +297,15 @@ func (db *DB) Compact() error {
 	old := db.bolt
 	db.bolt = fresh
 	return old.Close()
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
 
 // Healthy returns what the last change met on the disk, nil for nothing.

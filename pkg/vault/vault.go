@@ -207,7 +207,7 @@ func (v *Vault) Status() solo.VaultStatus {
 	defer v.mu.RUnlock()
 	out := solo.VaultStatus{Status: "locked", Source: v.cfg.Source.Kind}
 	if v.ring != nil {
-		out.Status, out.Term = "unlocked", v.ring.Current
+		out.Status, out.Term = "unlocked", int(v.ring.Current)
 		if v.ring.rotating() {
 			out.Status = "rotating"
 		}

@@ -2,10 +2,7 @@ package client
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/url"
-	"strconv"
 	"time"
 )
 
@@ -54,18 +51,8 @@ func (c *Client) Usage(ctx context.Context, q UsageQuery) (*UsageReport, error) 
 	if q.ByService {
 		v.Set("by", "service")
 	}
-	for name, n := range map[string]int{"limit": q.Limit, "offset": q.Offset} {
-		if n != 0 {
-			v.Set(name, strconv.Itoa(n))
-		}
+	for name, values := range paged(q.Limit, q.Offset) {
+		v[name] = values
 	}
-	text, err := c.Raw(ctx, "GET", "/usage", v, nil)
-	if err != nil {
-		return nil, err
-	}
-	var out UsageReport
-	if err := json.Unmarshal(text, &out); err != nil {
-		return nil, fmt.Errorf("cannot read the answer: %w", err)
-	}
-	return &out, nil
+	return ask[UsageReport](ctx, c, "GET", "/usage", v, nil)
 }

@@ -39,7 +39,8 @@
 // Body, and for the bodies of one message together what the reader allows.
 //
 // The kinds of a call to a service are Start, Call, Health, Ping and Stop, and of
-// one to solod Log. Kinds from 64 on are kept for messages that stream: their
+// one to solod Log, whose method is the level, and Host, whose method is what is
+// asked for: "secret", "call" or "emit", with its arguments as metadata. Kinds from 64 on are kept for messages that stream: their
 // bodies would follow one another both ways until either End.
 //
 // [Version] is part of the handshake; a side that does not know the other's ends
@@ -77,7 +78,7 @@ const (
 // Kind says what a call is.
 type Kind uint8
 
-// The kinds. Log is a call to solod, the others are calls to a service.
+// The kinds. Log and Host are calls to solod, the others are calls to a service.
 const (
 	KindStart Kind = 1 + iota
 	KindCall
@@ -85,4 +86,5 @@ const (
 	KindPing
 	KindStop
 	KindLog
+	KindHost
 )

@@ -21,6 +21,9 @@ type Server struct {
 	Handler Handler
 	// MaxBody bounds the body of a call; 0 is [MaxBody].
 	MaxBody int
+	// MaxConns bounds the connections at once, and so what a peer can make this side
+	// hold; one more is closed. 0 is no bound.
+	MaxConns int
 	// Shutdown is called when go-plugin asks for the end, after it has its answer.
 	// nil offers no control face.
 	Shutdown func()
@@ -48,7 +51,10 @@ func (s *Server) Serve(l *Listener) error {
 		}
 		if !s.track(conn) {
 			conn.Close()
-			return os.ErrClosed
+			if s.ended() {
+				return os.ErrClosed
+			}
+			continue
 		}
 		go func() {
 			defer s.untrack(conn)
@@ -63,12 +69,21 @@ func (s *Server) track(c *Conn) bool {
 	if s.closed {
 		return false
 	}
+	if s.MaxConns > 0 && len(s.conns) >= s.MaxConns {
+		return false
+	}
 	if s.conns == nil {
 		s.conns = map[*Conn]struct{}{}
 	}
 	s.conns[c] = struct{}{}
 	s.group.Add(1)
 	return true
+}
+
+func (s *Server) ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 func (s *Server) untrack(c *Conn) {

@@ -54,24 +54,25 @@ type writer struct {
 	asked    string
 	versions int
 	pids     map[int]bool
+	// changing writers deploy another source each time that nothing runs; code is the
+	// last one.
+	changing bool
+	code     string
+	deploys  int
+}
+
+func newWriter(id string, changing bool) *writer {
+	return &writer{id: id, acknowledged: "gone", pids: map[int]bool{}, changing: changing, code: source}
 }
 
 func TestKillsUnderLoad(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if s, err := strconv.ParseUint(os.Getenv("SOLO_CRASH_SEED"), 10, 64); err == nil {
-		seed = s
-	}
-	t.Logf("SOLO_CRASH_SEED=%d", seed)
+	seed := seeded(t)
 	dir, err := os.MkdirTemp("", "solo-crash-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	bin := filepath.Join(dir, "bin")
-	if err := harness.Build("../..", bin); err != nil {
-		t.Fatal(err)
-	}
-	d := &harness.Daemon{Bin: bin, Dir: filepath.Join(dir, "data"), Env: os.Environ()}
+	d := &harness.Daemon{Bin: released(t), Dir: filepath.Join(dir, "data"), Env: os.Environ()}
 	if err := d.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func TestKillsUnderLoad(t *testing.T) {
 	}
 	all := make([]*writer, writers)
 	for i := range all {
-		all[i] = &writer{id: fmt.Sprint("w", i), acknowledged: "gone", pids: map[int]bool{}}
+		all[i] = newWriter(fmt.Sprint("w", i), false)
 	}
 	random := rand.New(rand.NewPCG(seed, 1))
 	answers := 0
@@ -167,7 +168,11 @@ type service struct {
 func (w *writer) work(t *testing.T, url string, r *rand.Rand) (answers int) {
 	for {
 		var s service
-		method, path, body, want := "POST", "/services", any(map[string]any{"service_id": w.id, "code": source}), "running"
+		if w.changing && w.acknowledged != "running" {
+			w.deploys++
+			w.code = fmt.Sprintf("%s\n// %s %d\n", source, w.id, w.deploys)
+		}
+		method, path, body, want := "POST", "/services", any(map[string]any{"service_id": w.id, "code": w.code}), "running"
 		switch r.IntN(4) {
 		case 0:
 			method, path, body, want = "DELETE", "/services/"+w.id+"?force=true", nil, "stopped"
@@ -190,6 +195,10 @@ func (w *writer) work(t *testing.T, url string, r *rand.Rand) (answers int) {
 		answers++
 		switch {
 		case status == http.StatusNotFound && w.acknowledged == "gone":
+			w.asked = ""
+			continue
+		case status == http.StatusConflict && w.changing:
+			// What runs is what it deployed before the last crash, without an answer.
 			w.asked = ""
 			continue
 		case status == http.StatusCreated:

@@ -197,23 +197,7 @@ func TestKillsAtEveryStep(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	bin := filepath.Join(dir, "bin")
-	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "failpoint", "-trimpath", "-ldflags=-s -w", "-o", bin+"/", "./cmd/solod", "./cmd/solo")
-	build.Dir, build.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	cache := filepath.Join(dir, "cache")
-	warm := &harness.Daemon{Bin: bin, Dir: filepath.Join(dir, "warm"), Env: append(os.Environ(), "SOLO_BUILD__CACHE_DIR="+cache)}
-	if err := warm.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := warm.Warm(); err != nil {
-		t.Fatal(err)
-	}
-	if err := warm.Stop(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	bin, cache := mortal(t)
 	for _, name := range failpoint.Names {
 		counts := []int{1}
 		switch name {

@@ -14,9 +14,11 @@ import (
 	"time"
 )
 
-// Build builds solod and solo of this tree into a directory. root is the tree's.
-func Build(root, bin string) error {
-	build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", bin+"/", "./cmd/solod", "./cmd/solo")
+// Build builds solod and solo of this tree into a directory. root is the tree's,
+// flags go before the others.
+func Build(root, bin string, flags ...string) error {
+	args := append(append([]string{"build"}, flags...), "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", bin+"/", "./cmd/solod", "./cmd/solo")
+	build := exec.Command("go", args...)
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -27,15 +29,18 @@ func Build(root, bin string) error {
 
 // Daemon is one solod.
 type Daemon struct {
-	// Bin holds the programs, Dir is the data directory; solod's log is beside it.
+	// Bin holds the programs, Dir is the data directory.
 	Bin, Dir string
 	// Env is the environment of solod, but for what the harness sets.
 	Env []string
+	// Log is where solod logs to; "" is beside the data directory.
+	Log string
 	// URL is where REST is served once it is started, GRPC the address of gRPC.
 	URL, GRPC string
 
 	cmd  *exec.Cmd
 	log  *os.File
+	at   int64
 	done chan struct{}
 }
 
@@ -52,10 +57,21 @@ const Patience = 90 * time.Second
 
 // Start runs solod and returns when it is ready.
 func (d *Daemon) Start(args ...string) error {
+	if err := d.Launch(args...); err != nil {
+		return err
+	}
+	return d.Ready()
+}
+
+// Launch runs solod.
+func (d *Daemon) Launch(args ...string) error {
 	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
 		return err
 	}
-	log, err := os.OpenFile(d.Dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if d.Log == "" {
+		d.Log = d.Dir + ".log"
+	}
+	log, err := os.OpenFile(d.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -71,15 +87,20 @@ func (d *Daemon) Start(args ...string) error {
 	}
 	done := make(chan struct{})
 	go func() { cmd.Wait(); close(done) }()
-	d.cmd, d.log, d.done = cmd, log, done
+	d.cmd, d.log, d.at, d.done = cmd, log, at, done
+	return nil
+}
+
+// Ready waits until solod is ready; it is an error where it ends instead.
+func (d *Daemon) Ready() error {
 	for end := time.Now().Add(Patience); time.Now().Before(end); {
 		select {
-		case <-done:
-			text, _ := os.ReadFile(d.Dir + ".log")
-			return fmt.Errorf("solod ended: %v\n%s", cmd.ProcessState, text[at:])
+		case <-d.done:
+			text, _ := os.ReadFile(d.Log)
+			return fmt.Errorf("solod ended: %v\n%s", d.cmd.ProcessState, text[d.at:])
 		default:
 		}
-		if d.ready(at) {
+		if d.ready(d.at) {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -89,7 +110,7 @@ func (d *Daemon) Start(args ...string) error {
 
 // ready finds the address in what was logged since at, and asks.
 func (d *Daemon) ready(at int64) bool {
-	text, err := os.ReadFile(d.Dir + ".log")
+	text, err := os.ReadFile(d.Log)
 	if err != nil {
 		return false
 	}

@@ -33,6 +33,7 @@ var table = []rule{
 	{packages: []string{"pkg/solo", "pkg/failpoint"}},
 	{packages: []string{"pkg/store"}, ours: []string{"pkg/solo", "pkg/failpoint"}},
 	{packages: []string{"pkg/eventlog", "pkg/logs", "pkg/metering", "pkg/vault"}, ours: []string{"pkg/solo", "pkg/store", "pkg/failpoint"}},
+	{packages: []string{"pkg/capability"}, ours: []string{"pkg/solo", "pkg/store", "sdk/token"}},
 	{packages: []string{"pkg/compiler"}, ours: []string{"pkg/solo", "pkg/failpoint", "pkg/sandbox", "pkg/compiler/*"}, never: []string{"go.etcd.io/bbolt"}},
 	{packages: []string{"pkg/compiler/sdksrc", "pkg/compiler/sdksrc/gen"}, ours: []string{"pkg/compiler/*"}},
 	{packages: []string{"pkg/sandbox"}, ours: []string{"pkg/solo", "pkg/sandbox/internal/*"}},
@@ -40,7 +41,7 @@ var table = []rule{
 	{packages: []string{"pkg/process"}, ours: []string{"pkg/solo", "pkg/sandbox", "sdk/wire"}, never: []string{"go.etcd.io/bbolt"}},
 	{packages: []string{"pkg/supervisor"}, ours: []string{"pkg/solo"}, never: []string{"go.etcd.io/bbolt", "github.com/hashicorp"}},
 	{packages: []string{"pkg/engine"}, ours: []string{
-		"pkg/solo", "pkg/failpoint", "pkg/store", "pkg/eventlog", "pkg/logs", "pkg/metering", "pkg/vault", "pkg/compiler", "pkg/process", "pkg/supervisor",
+		"pkg/solo", "pkg/failpoint", "pkg/store", "pkg/eventlog", "pkg/logs", "pkg/metering", "pkg/vault", "pkg/capability", "pkg/compiler", "pkg/process", "pkg/supervisor",
 	}},
 	{packages: []string{"pkg/identity", "pkg/telemetry"}, ours: []string{"pkg/solo", "pkg/store"}},
 	{packages: []string{"pkg/gateway"}, ours: []string{"pkg/solo", "pkg/identity"}},
@@ -49,13 +50,14 @@ var table = []rule{
 		never: []string{"go.etcd.io/bbolt", "github.com/hashicorp/go-plugin"}},
 	{packages: []string{"pkg/daemon"}, ours: []string{"pkg/*", "pkg/gateway/*", "docs"}},
 	{packages: []string{"cmd/solod"}, ours: []string{"pkg/daemon"}},
-	{packages: []string{"cmd/solo"}, ours: []string{"sdk/client", "proto/solo/v1", "pkg/daemon"}},
+	{packages: []string{"cmd/solo"}, ours: []string{"sdk/client", "sdk/token", "proto/solo/v1", "pkg/daemon"}},
 	{packages: []string{"proto/solo/v1"}},
 	{packages: []string{"sdk", "sdk/wire"}, ours: []string{"sdk", "sdk/wire", "sdk/internal/*"}, never: []string{
 		"net", "net/http", "crypto/tls", "google.golang.org", "github.com", "text/template",
 	}},
 	{packages: []string{"sdk/sdktest"}, ours: []string{"sdk", "sdk/wire"}},
-	{packages: []string{"sdk/client"}, ours: []string{"proto/solo/v1"}},
+	{packages: []string{"sdk/token"}},
+	{packages: []string{"sdk/client"}, ours: []string{"proto/solo/v1", "sdk/token"}},
 	{packages: []string{"plugins/*", "plugins/*/*"}, ours: []string{"sdk", "sdk/sdktest", "plugins/*/*"}},
 	{packages: []string{"test/*"}, ours: []string{"*", "*/*", "*/*/*", "*/*/*/*"}},
 }
@@ -63,8 +65,8 @@ var table = []rule{
 // named are the rooms that stand today: one that is gone fails the test.
 var named = []string{
 	"cmd/solod", "cmd/solo", "pkg/daemon", "pkg/gateway/rest", "pkg/gateway/grpc", "pkg/gateway/mcp", "pkg/engine", "pkg/supervisor", "pkg/process",
-	"pkg/sandbox", "pkg/compiler", "pkg/eventlog", "pkg/logs", "pkg/metering", "pkg/vault", "pkg/identity", "pkg/telemetry", "pkg/store", "pkg/solo",
-	"sdk", "sdk/wire", "sdk/sdktest", "sdk/client", "proto/solo/v1", "plugins/echo", "plugins/counter",
+	"pkg/sandbox", "pkg/compiler", "pkg/eventlog", "pkg/logs", "pkg/metering", "pkg/vault", "pkg/capability", "pkg/identity", "pkg/telemetry", "pkg/store", "pkg/solo",
+	"sdk", "sdk/wire", "sdk/sdktest", "sdk/token", "sdk/client", "proto/solo/v1", "plugins/echo", "plugins/counter",
 }
 
 type listed struct {

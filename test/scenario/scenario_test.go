@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/solo-run/solo/sdk/token"
 	"github.com/solo-run/solo/test/harness"
 )
 
@@ -127,7 +129,7 @@ func TestScenarios(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
 			"follow": followCmd, "load": loadCmd, "cross": crossCmd, "warned": warnedCmd, "mount": mountCmd, "damage": damageCmd,
-			"metric": metricCmd,
+			"metric": metricCmd, "holds": holdsCmd, "changed": changedCmd, "token": tokenCmd, "cap-id": capIDCmd,
 		},
 	})
 }
@@ -213,7 +215,7 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 	var err error
 	switch args[0] {
 	case "start":
-		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_BUILD__MEMORY_MB", "SOLO_BUILD__TIMEOUT_S", "SOLO_BUILD__CACHE_DIR", "SOLO_TELEMETRY__ENABLED"} {
+		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_BUILD__MEMORY_MB", "SOLO_BUILD__TIMEOUT_S", "SOLO_BUILD__CACHE_DIR", "SOLO_TELEMETRY__ENABLED", "SOLO_VAULT__KEY_SOURCE", "SOLO_SECURITY__REQUIRE_CAPABILITY"} {
 			if v := ts.Getenv(name); v != "" {
 				d.Env = append(d.Env, name+"="+v)
 			}
@@ -255,6 +257,11 @@ func httpCmd(ts *testscript.TestScript, neg bool, args []string) {
 		}}
 		defer transport.CloseIdleConnections()
 		client = &http.Client{Transport: transport}
+	} else if token := ts.Getenv("TOKEN"); token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+		if tenant := ts.Getenv("TENANT_HEADER"); tenant != "" {
+			req.Header.Set("X-Tenant-ID", tenant)
+		}
 	} else {
 		req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
 	}
@@ -327,6 +334,59 @@ func warnedCmd(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s has no such warning; the last is %q", args[0], last)
+}
+
+// holds DIR TEXT tells whether a file under the directory holds the text.
+func holdsCmd(ts *testscript.TestScript, neg bool, args []string) {
+	found := ""
+	err := filepath.WalkDir(ts.MkAbs(args[0]), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if bytes.Contains(text, []byte(args[1])) {
+			found = path
+		}
+		return err
+	})
+	ts.Check(err)
+	if neg == (found != "") {
+		ts.Fatalf("%s: %q is found in %q", args[0], args[1], found)
+	}
+}
+
+// changed SERVICE VALUE waits until the service has seen a value of its secret.
+func changedCmd(ts *testscript.TestScript, neg bool, args []string) {
+	var last string
+	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		req, err := http.NewRequest("POST", daemonOf(ts).URL+"/services/"+args[0]+"/invoke/seen", nil)
+		ts.Check(err)
+		req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
+		resp, err := http.DefaultClient.Do(req)
+		ts.Check(err)
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		ts.Check(err)
+		if last = string(text); last == strconv.Quote(args[1]) {
+			return
+		}
+	}
+	ts.Fatalf("%s has seen %s, and not %s", args[0], last, args[1])
+}
+
+// token [FILE] has http show the token in the file, or none.
+func tokenCmd(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Setenv("TOKEN", "")
+	if len(args) > 0 {
+		ts.Setenv("TOKEN", strings.TrimSpace(ts.ReadFile(args[0])))
+	}
+}
+
+// cap-id FILE NAME sets a variable to the id in a token.
+func capIDCmd(ts *testscript.TestScript, neg bool, args []string) {
+	t, err := token.Parse(strings.TrimSpace(ts.ReadFile(args[0])))
+	ts.Check(err)
+	ts.Setenv(args[1], base64.RawURLEncoding.EncodeToString(t.ID[:]))
 }
 
 // metric LINE waits until the tenant's metrics have the line.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	rpc "google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -36,11 +37,13 @@ var errInside = errors.New("a secret of the inside")
 func TestTheTableIsTheService(t *testing.T) {
 	s := New(Config{})
 	methods := map[string]bool{}
-	for _, m := range solov1.Solo_ServiceDesc.Methods {
-		methods[m.MethodName] = true
-	}
-	for _, m := range solov1.Solo_ServiceDesc.Streams {
-		methods[m.StreamName] = true
+	for _, desc := range []rpc.ServiceDesc{solov1.Solo_ServiceDesc, solov1.Vault_ServiceDesc, solov1.Capabilities_ServiceDesc} {
+		for _, m := range desc.Methods {
+			methods["/"+desc.ServiceName+"/"+m.MethodName] = true
+		}
+		for _, m := range desc.Streams {
+			methods["/"+desc.ServiceName+"/"+m.StreamName] = true
+		}
 	}
 	for name := range s.ops {
 		if !methods[name] {

@@ -80,6 +80,14 @@ func deployRequest(m *solov1.DeployRequest) (*solo.DeployRequest, error) {
 			StartTimeoutMS: number(h.StartTimeoutMs), IntervalMS: number(h.IntervalMs), TimeoutMS: number(h.TimeoutMs), Failures: number(h.Failures),
 		}
 	}
+	req.Secrets = m.Secrets
+	for _, g := range m.Grants {
+		line := solo.Grant{Resource: g.GetResource()}
+		for _, p := range g.GetPermissions() {
+			line.Permissions = append(line.Permissions, solo.Permission(p))
+		}
+		req.Grants = append(req.Grants, line)
+	}
 	if l := m.Limits; l != nil {
 		req.Limits = &solo.LimitsRequest{
 			MemoryMB: number(l.MemoryMb), CPUPercent: number(l.CpuPercent), PIDs: number(l.Pids),
@@ -301,6 +309,9 @@ const streamPage = 256
 // Watch sends the events after a cursor, and those that come.
 func (s *Server) Watch(m *solov1.WatchRequest, st rpc.ServerStreamingServer[solov1.Event]) error {
 	ctx := st.Context()
+	if err := s.authorize(ctx, s.ops[solov1.Solo_Watch_FullMethodName], m); err != nil {
+		return err
+	}
 	if m.ServiceId != "" {
 		if err := checkID("service_id", m.ServiceId); err != nil {
 			return err
@@ -373,6 +384,9 @@ func (s *Server) ended(err error) error {
 // Logs sends what services wrote, and what they write where follow asks for it.
 func (s *Server) Logs(m *solov1.LogsRequest, st rpc.ServerStreamingServer[solov1.LogLine]) error {
 	ctx := st.Context()
+	if err := s.authorize(ctx, s.ops[solov1.Solo_Logs_FullMethodName], m); err != nil {
+		return err
+	}
 	limit, err := limitOf(m.Limit)
 	if err != nil {
 		return err

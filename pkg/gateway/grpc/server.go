@@ -36,6 +36,8 @@ type Config struct {
 	Log    Logger
 	// Meter is told of each request; nil is nobody.
 	Meter gateway.Meter
+	// RequireCapability has a tenant's name prove nothing by itself.
+	RequireCapability bool
 	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
 	Addr string
 	// Socket is the path of the unix socket, "" for none.
@@ -71,8 +73,8 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, health: health.NewServer(), ops: map[string]solo.Operation{}}
 	s.streams, s.stop = context.WithCancel(context.Background())
 	for _, op := range solo.Operations() {
-		if op.RPC != "" {
-			s.ops[op.RPC] = op
+		if rpc := op.FullRPC(); rpc != "" {
+			s.ops[rpc] = op
 		}
 	}
 	s.rpc = rpc.NewServer(
@@ -81,6 +83,8 @@ func New(cfg Config) *Server {
 		rpc.UnaryInterceptor(s.unary), rpc.StreamInterceptor(s.stream),
 	)
 	solov1.RegisterSoloServer(s.rpc, s)
+	solov1.RegisterVaultServer(s.rpc, &vaultServer{s: s})
+	solov1.RegisterCapabilitiesServer(s.rpc, &capabilitiesServer{s: s})
 	healthpb.RegisterHealthServer(s.rpc, s.health)
 	reflection.Register(s.rpc)
 	return s
@@ -195,11 +199,10 @@ func caller(ctx context.Context) solo.Principal {
 
 // admit finds out who is calling the method, and whether it is for them.
 func (s *Server) admit(ctx context.Context, fullMethod string, msg any) (context.Context, error) {
-	name, ours := strings.CutPrefix(fullMethod, "/"+solov1.Solo_ServiceDesc.ServiceName+"/")
-	if !ours {
+	if !strings.HasPrefix(fullMethod, "/solo.v1.") {
 		return ctx, nil // health and reflection need no proof
 	}
-	op, ok := s.ops[name]
+	op, ok := s.ops[fullMethod]
 	if !ok {
 		return ctx, solo.Errorf(solo.CodeNotFound, "there is no such method")
 	}
@@ -207,11 +210,37 @@ func (s *Server) admit(ctx context.Context, fullMethod string, msg any) (context
 	if req, ok := msg.(*solov1.DeployRequest); ok {
 		p.Body = req.TenantId
 	}
-	if op.Permission == solo.PermissionNone && len(p.Tokens) == 0 && len(p.Headers) == 0 && !p.Peer.Operator() {
+	if op.Permission == solo.PermissionNone && !s.access().Shown(p) {
 		return ctx, nil
 	}
-	who, err := gateway.Admit(op, p)
-	return context.WithValue(ctx, principalKey{}, who), err
+	who, err := s.access().Identify(op, p)
+	if err != nil {
+		return ctx, err
+	}
+	ctx = context.WithValue(ctx, principalKey{}, who)
+	if msg == nil {
+		return ctx, nil // a stream's message comes later: see authorize
+	}
+	return ctx, s.authorize(ctx, op, msg)
+}
+
+func (s *Server) access() gateway.Access {
+	return gateway.Access{Engine: s.cfg.Engine, RequireCapability: s.cfg.RequireCapability}
+}
+
+// authorize holds the operation against what the caller's capability allows.
+func (s *Server) authorize(ctx context.Context, op solo.Operation, msg any) error {
+	name, method := "", ""
+	switch m := msg.(type) {
+	case interface{ GetServiceId() string }:
+		name = m.GetServiceId()
+	case interface{ GetKey() string }:
+		name = m.GetKey()
+	}
+	if m, ok := msg.(interface{ GetMethod() string }); ok {
+		method = m.GetMethod()
+	}
+	return s.access().Authorize(op, caller(ctx), name, method)
 }
 
 func (s *Server) unary(ctx context.Context, req any, info *rpc.UnaryServerInfo, next rpc.UnaryHandler) (resp any, err error) {
@@ -232,8 +261,8 @@ func (s *Server) unary(ctx context.Context, req any, info *rpc.UnaryServerInfo, 
 
 // measure tells the meter of a call of one of our methods.
 func (s *Server) measure(method string, err error, took time.Duration) {
-	op, ours := s.ops[method[strings.LastIndexByte(method, '/')+1:]]
-	if s.cfg.Meter == nil || !ours || !strings.HasPrefix(method, "/solo.v1.") {
+	op, ours := s.ops[method]
+	if s.cfg.Meter == nil || !ours {
 		return
 	}
 	s.cfg.Meter.Request("grpc", op.Name, solo.CodeOf(err), took)
@@ -268,7 +297,7 @@ func (s *Server) stream(srv any, st rpc.ServerStream, info *rpc.StreamServerInfo
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := s.cfg.Engine.While(ctx, caller(ctx))
 	defer cancel()
 	defer context.AfterFunc(s.streams, cancel)()
 	return next(srv, admitted{st, ctx})

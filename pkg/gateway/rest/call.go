@@ -88,7 +88,43 @@ func (c *call) admit() error {
 	if c.op.Permission == solo.PermissionNone || c.op.Name == solo.OpDeploy {
 		return nil // a deploy may name its tenant in the body
 	}
-	return c.identify(nil)
+	if err := c.identify(nil); err != nil {
+		return err
+	}
+	return c.authorize()
+}
+
+// authorize holds the operation against what the caller's capability allows, where
+// the path names what it is about; [call.authorizeFor] does where that stands
+// elsewhere.
+func (c *call) authorize() error {
+	names := c.ParamNames()
+	switch {
+	case len(names) > 0 && (names[0] == "id" || names[0] == "key"):
+		name, err := c.param(names[0])
+		if err != nil {
+			return err
+		}
+		method := ""
+		if len(names) > 1 && names[1] == "method" {
+			if method, err = c.param("method"); err != nil {
+				return err
+			}
+		}
+		return c.access().Authorize(c.op, c.principal, name, method)
+	case c.op.MaxBody > 0 && strings.HasSuffix(c.op.Resource, "/{id}"), c.op.Name == solo.OpLogs:
+		return nil // its body, or its query, names it
+	}
+	return c.access().Authorize(c.op, c.principal, "", "")
+}
+
+// authorizeFor is authorize for what the body or the query names.
+func (c *call) authorizeFor(name string) error {
+	return c.access().Authorize(c.op, c.principal, name, "")
+}
+
+func (c *call) access() gateway.Access {
+	return gateway.Access{Engine: c.server.cfg.Engine, RequireCapability: c.server.cfg.RequireCapability}
 }
 
 // proofs is what the request shows beside its body.
@@ -105,7 +141,7 @@ func (c *call) proofs() identity.Proofs {
 func (c *call) identify(body *string) error {
 	proofs := c.proofs()
 	proofs.Body = body
-	p, err := gateway.Admit(c.op, proofs)
+	p, err := c.access().Identify(c.op, proofs)
 	if err != nil {
 		return err
 	}

@@ -104,6 +104,9 @@ func (w *walker) token(tok json.Token, t reflect.Type, name string, depth int) e
 		nullable = true
 		t = t.Elem()
 	}
+	if t == reflect.TypeFor[solo.Sensitive]() {
+		t = reflect.TypeFor[string]() // as it stands in JSON
+	}
 	nullable = nullable || t.Kind() == reflect.Map || t.Kind() == reflect.Slice
 	if tok == nil {
 		if !nullable {

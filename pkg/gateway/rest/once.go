@@ -32,7 +32,7 @@ func (c *call) once(body []byte, do func() (status int, v any, err error)) error
 	}
 	r := c.Request()
 	request := append([]byte(r.Method+" "+r.URL.RequestURI()+"\n"), body...)
-	first, finish, err := c.server.cfg.Engine.Begin(c.principal, keys[0], request)
+	first, finish, err := c.server.cfg.Engine.Begin(c.principal, keys[0], request, c.op.Name == solo.OpSecretsSet)
 	if err != nil {
 		return err
 	}

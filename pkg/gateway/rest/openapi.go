@@ -145,6 +145,9 @@ func (d *describer) schema(t reflect.Type) object {
 		}
 		return object{"anyOf": []object{inner, {"type": "null"}}}
 	}
+	if t == reflect.TypeFor[solo.Sensitive]() {
+		return object{"type": "string", "format": "password"}
+	}
 	switch t.Kind() {
 	case reflect.Struct:
 		if d.schemas[t.Name()] == nil {

@@ -149,6 +149,52 @@ func (e *engine) LastLogID() uint64 { return 0 }
 func (e *engine) Health(context.Context) *solo.Health {
 	return &solo.Health{Status: e.health, Version: "v"}
 }
+func (e *engine) Authenticate(token string) (solo.Principal, error) {
+	return solo.Principal{}, solo.Errorf(solo.CodeUnauthenticated, "no")
+}
+func (e *engine) Denied(p solo.Principal, op solo.Operation, resource string) error {
+	return solo.Errorf(solo.CodePermissionDenied, "no %s on %s", op.Permission, resource)
+}
+func (e *engine) Verified(solo.Principal) error { return nil }
+func (e *engine) While(ctx context.Context, _ solo.Principal) (context.Context, context.CancelFunc) {
+	return context.WithCancel(ctx)
+}
+func (e *engine) StoreSecret(_ context.Context, p solo.Principal, req *solo.SecretRequest) (*solo.Secret, error) {
+	return &solo.Secret{Key: *req.Key, Version: 1}, e.note("secrets set %s %s", p.Tenant, *req.Key)
+}
+func (e *engine) Secrets(_ context.Context, p solo.Principal, limit, offset int) (*solo.SecretList, error) {
+	return &solo.SecretList{Secrets: []string{}}, e.note("secrets list %s %d %d", p.Tenant, limit, offset)
+}
+func (e *engine) Secret(_ context.Context, p solo.Principal, name string) (*solo.Secret, error) {
+	return &solo.Secret{Key: name}, e.note("secrets get %s %s", p.Tenant, name)
+}
+func (e *engine) RevealSecret(_ context.Context, p solo.Principal, name string, key solo.Sensitive) (*solo.RevealedSecret, error) {
+	return solo.Reveal(solo.Secret{Key: name}, solo.Sensitive("v")), e.note("secrets reveal %s %s %d", p.Tenant, name, len(key))
+}
+func (e *engine) RevokeSecret(_ context.Context, p solo.Principal, name string) (*solo.RevokedSecret, error) {
+	return &solo.RevokedSecret{Key: name}, e.note("secrets rm %s %s", p.Tenant, name)
+}
+func (e *engine) UnlockVault(_ context.Context, p solo.Principal, passphrase solo.Sensitive) (*solo.VaultStatus, error) {
+	return &solo.VaultStatus{}, e.note("vault unlock %d", len(passphrase))
+}
+func (e *engine) RotateVault(_ context.Context, p solo.Principal, passphrase solo.Sensitive) (*solo.VaultStatus, error) {
+	return &solo.VaultStatus{}, e.note("vault rotate %d", len(passphrase))
+}
+func (e *engine) Grant(_ context.Context, p solo.Principal, req *solo.CapabilityRequest) (*solo.CapabilityGrant, error) {
+	return &solo.CapabilityGrant{}, e.note("cap grant %s", p.Tenant)
+}
+func (e *engine) Attenuate(_ context.Context, p solo.Principal, req *solo.CapabilityRequest) (*solo.CapabilityGrant, error) {
+	return &solo.CapabilityGrant{}, e.note("cap attenuate %s", p.Tenant)
+}
+func (e *engine) VerifyCapability(_ context.Context, p solo.Principal, req *solo.VerifyRequest) (*solo.VerifyResult, error) {
+	return &solo.VerifyResult{}, e.note("cap verify %s", p.Tenant)
+}
+func (e *engine) Capabilities(_ context.Context, p solo.Principal, limit, offset int) (*solo.CapabilityList, error) {
+	return &solo.CapabilityList{Capabilities: []solo.Capability{}}, e.note("cap list %s", p.Tenant)
+}
+func (e *engine) RevokeCapability(_ context.Context, p solo.Principal, id string) (*solo.RevokedCapability, error) {
+	return &solo.RevokedCapability{ID: id}, e.note("cap revoke %s %s", p.Tenant, id)
+}
 func (e *engine) Usage(_ context.Context, p solo.Principal, q solo.UsageQuery) (*solo.UsageReport, error) {
 	id := "a,\"b"
 	return &solo.UsageReport{Usage: []solo.UsageRow{{TenantID: "t", ServiceID: &id, CPUSeconds: 1.5, Calls: 2}}}, e.note("usage %s %v %d", p.Tenant, q.ByService, q.Limit)
@@ -157,7 +203,7 @@ func (e *engine) Metrics(_ context.Context, p solo.Principal, accept string) (st
 	return "text/plain; version=0.0.4", []byte("solo_up 1\n"), e.note("metrics %q %s", p.Tenant, accept)
 }
 func (e *engine) Ready() bool { return e.ready }
-func (e *engine) Begin(p solo.Principal, key string, request []byte) (*solo.Answer, func(*solo.Answer) error, error) {
+func (e *engine) Begin(p solo.Principal, key string, request []byte, secret bool) (*solo.Answer, func(*solo.Answer) error, error) {
 	if key == "before" {
 		return &solo.Answer{Status: 201, Body: []byte(`{"first":true}`)}, nil, nil
 	}

@@ -17,31 +17,43 @@ import (
 // handlers is who serves which row of the table.
 func (s *Server) handlers() map[string]handler {
 	return map[string]handler{
-		solo.OpDeploy:       s.deploy,
-		solo.OpCheck:        s.check,
-		solo.OpList:         s.list,
-		solo.OpStatus:       s.status,
-		solo.OpRestart:      s.restart,
-		solo.OpKill:         s.kill,
-		solo.OpInvoke:       s.invoke,
-		solo.OpExplain:      s.explain,
-		solo.OpCrashes:      s.crashes,
-		solo.OpWait:         s.wait,
-		solo.OpTree:         s.tree,
-		solo.OpEvents:       s.events,
-		solo.OpEventsVerify: s.verify,
-		solo.OpLogs:         s.logs,
-		solo.OpHealth:       s.health,
-		solo.OpLive:         s.live,
-		solo.OpReady:        s.readiness,
-		solo.OpBackup:       s.backup,
-		solo.OpUpgrade:      s.upgrade,
-		solo.OpShutdown:     s.shutdown,
-		solo.OpUsage:        s.usage,
-		solo.OpMetrics:      s.metrics,
-		solo.OpOpenAPI:      s.openAPI,
-		solo.OpMCP:          s.mcp,
-		solo.OpLLMs:         s.llms,
+		solo.OpDeploy:        s.deploy,
+		solo.OpCheck:         s.check,
+		solo.OpList:          s.list,
+		solo.OpStatus:        s.status,
+		solo.OpRestart:       s.restart,
+		solo.OpKill:          s.kill,
+		solo.OpInvoke:        s.invoke,
+		solo.OpExplain:       s.explain,
+		solo.OpCrashes:       s.crashes,
+		solo.OpWait:          s.wait,
+		solo.OpTree:          s.tree,
+		solo.OpEvents:        s.events,
+		solo.OpEventsVerify:  s.verify,
+		solo.OpLogs:          s.logs,
+		solo.OpHealth:        s.health,
+		solo.OpLive:          s.live,
+		solo.OpReady:         s.readiness,
+		solo.OpBackup:        s.backup,
+		solo.OpUpgrade:       s.upgrade,
+		solo.OpShutdown:      s.shutdown,
+		solo.OpSecretsSet:    s.storeSecret,
+		solo.OpSecretsList:   s.secrets,
+		solo.OpSecretsGet:    s.secret,
+		solo.OpSecretsReveal: s.revealSecret,
+		solo.OpSecretsRemove: s.revokeSecret,
+		solo.OpVaultUnlock:   s.unlockVault,
+		solo.OpVaultRotate:   s.rotateVault,
+		solo.OpCapGrant:      s.grant,
+		solo.OpCapAttenuate:  s.attenuate,
+		solo.OpCapVerify:     s.verifyCapability,
+		solo.OpCapList:       s.capabilities,
+		solo.OpCapRevoke:     s.revokeCapability,
+		solo.OpUsage:         s.usage,
+		solo.OpMetrics:       s.metrics,
+		solo.OpOpenAPI:       s.openAPI,
+		solo.OpMCP:           s.mcp,
+		solo.OpLLMs:          s.llms,
 	}
 }
 
@@ -69,6 +81,11 @@ func (s *Server) deploy(c *call) error {
 	}
 	if err := c.identify(req.TenantID); err != nil {
 		return err
+	}
+	if req.ServiceID != nil {
+		if err := c.authorizeFor(*req.ServiceID); err != nil {
+			return err
+		}
 	}
 	return c.once(c.read, func() (int, any, error) {
 		service, created, err := s.cfg.Engine.Deploy(c.Request().Context(), c.principal, &req)
@@ -258,7 +275,12 @@ func (s *Server) wait(c *call) error {
 	if err := c.json(&req); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(c.Request().Context())
+	if req.ServiceID != nil {
+		if err := c.authorizeFor(*req.ServiceID); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := s.cfg.Engine.While(c.Request().Context(), c.principal)
 	defer cancel()
 	defer context.AfterFunc(s.streams, cancel)()
 	result, err := s.cfg.Engine.Wait(ctx, c.principal, &req)
@@ -299,7 +321,7 @@ func (s *Server) health(c *call) error {
 		status = http.StatusServiceUnavailable
 	}
 	proofs := c.proofs()
-	if len(proofs.Tokens) == 0 && len(proofs.Headers) == 0 && !proofs.Peer.Operator() {
+	if !c.access().Shown(proofs) {
 		return c.answer(status, statusOnly{h.Status})
 	}
 	if err := c.identify(nil); err != nil {

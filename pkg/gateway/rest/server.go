@@ -34,6 +34,8 @@ type Config struct {
 	Agents func(routes http.Handler) http.Handler
 	// LLMs is the text of /llms.txt.
 	LLMs string
+	// RequireCapability has a tenant's name prove nothing by itself.
+	RequireCapability bool
 	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
 	Addr string
 	// Socket is the path of the unix socket, "" for none.

@@ -89,6 +89,9 @@ func (s *Server) logs(c *call) error {
 	if err := q.err(); err != nil {
 		return err
 	}
+	if err := c.authorizeFor(lq.ServiceID); err != nil {
+		return err
+	}
 	if s.wantsPage(c) {
 		page, err := s.cfg.Engine.Logs(c.Request().Context(), lq)
 		if err != nil {
@@ -159,7 +162,7 @@ func (s *Server) stream(c *call, src source) error {
 	if !c.accepts("text/event-stream") {
 		return withStatus(http.StatusNotAcceptable, "the answer is text/event-stream or application/json")
 	}
-	ctx, cancel := context.WithCancel(c.Request().Context())
+	ctx, cancel := s.cfg.Engine.While(c.Request().Context(), c.principal)
 	defer cancel()
 	defer context.AfterFunc(s.streams, cancel)()
 	h := c.Response().Header()

@@ -61,6 +61,10 @@ type DeployRequest struct {
 	Metadata      map[string]string     `protobuf:"bytes,13,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// From the request to stop until the group is killed.
 	StopTimeoutMs *int32 `protobuf:"varint,14,opt,name=stop_timeout_ms,json=stopTimeoutMs,proto3,oneof" json:"stop_timeout_ms,omitempty"`
+	// The names of the secrets that the service may read.
+	Secrets []string `protobuf:"bytes,15,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// The service's own capability, within what the caller holds.
+	Grants        []*Grant `protobuf:"bytes,16,rep,name=grants,proto3" json:"grants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +197,73 @@ func (x *DeployRequest) GetStopTimeoutMs() int32 {
 	return 0
 }
 
+func (x *DeployRequest) GetSecrets() []string {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *DeployRequest) GetGrants() []*Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+// Grant is a line of what a service's own capability allows.
+type Grant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Permissions   []string               `protobuf:"bytes,2,rep,name=permissions,proto3" json:"permissions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_solo_v1_solo_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_solo_v1_solo_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Grant) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *Grant) GetPermissions() []string {
+	if x != nil {
+		return x.Permissions
+	}
+	return nil
+}
+
 // RestartLimitsRequest is RestartLimits as asked for.
 type RestartLimitsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -204,7 +275,7 @@ type RestartLimitsRequest struct {
 
 func (x *RestartLimitsRequest) Reset() {
 	*x = RestartLimitsRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[1]
+	mi := &file_solo_v1_solo_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -216,7 +287,7 @@ func (x *RestartLimitsRequest) String() string {
 func (*RestartLimitsRequest) ProtoMessage() {}
 
 func (x *RestartLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[1]
+	mi := &file_solo_v1_solo_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -229,7 +300,7 @@ func (x *RestartLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartLimitsRequest.ProtoReflect.Descriptor instead.
 func (*RestartLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{1}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RestartLimitsRequest) GetMaxRestarts() int32 {
@@ -260,7 +331,7 @@ type BackoffRequest struct {
 
 func (x *BackoffRequest) Reset() {
 	*x = BackoffRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[2]
+	mi := &file_solo_v1_solo_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +343,7 @@ func (x *BackoffRequest) String() string {
 func (*BackoffRequest) ProtoMessage() {}
 
 func (x *BackoffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[2]
+	mi := &file_solo_v1_solo_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +356,7 @@ func (x *BackoffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackoffRequest.ProtoReflect.Descriptor instead.
 func (*BackoffRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{2}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *BackoffRequest) GetInitialMs() int32 {
@@ -336,7 +407,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[3]
+	mi := &file_solo_v1_solo_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +419,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[3]
+	mi := &file_solo_v1_solo_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +432,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{3}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *HealthRequest) GetStartTimeoutMs() int32 {
@@ -407,7 +478,7 @@ type LimitsRequest struct {
 
 func (x *LimitsRequest) Reset() {
 	*x = LimitsRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[4]
+	mi := &file_solo_v1_solo_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +490,7 @@ func (x *LimitsRequest) String() string {
 func (*LimitsRequest) ProtoMessage() {}
 
 func (x *LimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[4]
+	mi := &file_solo_v1_solo_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +503,7 @@ func (x *LimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsRequest.ProtoReflect.Descriptor instead.
 func (*LimitsRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{4}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LimitsRequest) GetMemoryMb() int32 {
@@ -493,7 +564,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[5]
+	mi := &file_solo_v1_solo_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +576,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[5]
+	mi := &file_solo_v1_solo_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +589,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{5}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *KillRequest) GetServiceId() string {
@@ -559,7 +630,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[6]
+	mi := &file_solo_v1_solo_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +642,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[6]
+	mi := &file_solo_v1_solo_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +655,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{6}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StatusRequest) GetServiceId() string {
@@ -608,7 +679,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[7]
+	mi := &file_solo_v1_solo_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +691,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[7]
+	mi := &file_solo_v1_solo_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +704,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{7}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListRequest) GetState() string {
@@ -667,7 +738,7 @@ type RestartRequest struct {
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[8]
+	mi := &file_solo_v1_solo_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +750,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[8]
+	mi := &file_solo_v1_solo_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +763,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{8}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RestartRequest) GetServiceId() string {
@@ -720,7 +791,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[9]
+	mi := &file_solo_v1_solo_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +803,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[9]
+	mi := &file_solo_v1_solo_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +816,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{9}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchRequest) GetSinceId() uint64 {
@@ -800,7 +871,7 @@ type InvokeRequest struct {
 
 func (x *InvokeRequest) Reset() {
 	*x = InvokeRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[10]
+	mi := &file_solo_v1_solo_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +883,7 @@ func (x *InvokeRequest) String() string {
 func (*InvokeRequest) ProtoMessage() {}
 
 func (x *InvokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[10]
+	mi := &file_solo_v1_solo_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +896,7 @@ func (x *InvokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvokeRequest.ProtoReflect.Descriptor instead.
 func (*InvokeRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{10}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *InvokeRequest) GetServiceId() string {
@@ -883,7 +954,7 @@ type InvokeReply struct {
 
 func (x *InvokeReply) Reset() {
 	*x = InvokeReply{}
-	mi := &file_solo_v1_solo_proto_msgTypes[11]
+	mi := &file_solo_v1_solo_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +966,7 @@ func (x *InvokeReply) String() string {
 func (*InvokeReply) ProtoMessage() {}
 
 func (x *InvokeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[11]
+	mi := &file_solo_v1_solo_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +979,7 @@ func (x *InvokeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InvokeReply.ProtoReflect.Descriptor instead.
 func (*InvokeReply) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{11}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *InvokeReply) GetBody() []byte {
@@ -958,7 +1029,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[12]
+	mi := &file_solo_v1_solo_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1041,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[12]
+	mi := &file_solo_v1_solo_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1054,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{12}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LogsRequest) GetServiceId() string {
@@ -1066,7 +1137,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[13]
+	mi := &file_solo_v1_solo_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1149,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[13]
+	mi := &file_solo_v1_solo_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1162,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{13}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExplainRequest) GetServiceId() string {
@@ -1114,7 +1185,7 @@ type CrashesRequest struct {
 
 func (x *CrashesRequest) Reset() {
 	*x = CrashesRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[14]
+	mi := &file_solo_v1_solo_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1197,7 @@ func (x *CrashesRequest) String() string {
 func (*CrashesRequest) ProtoMessage() {}
 
 func (x *CrashesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[14]
+	mi := &file_solo_v1_solo_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1210,7 @@ func (x *CrashesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CrashesRequest.ProtoReflect.Descriptor instead.
 func (*CrashesRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{14}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CrashesRequest) GetServiceId() string {
@@ -1178,7 +1249,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[15]
+	mi := &file_solo_v1_solo_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1261,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[15]
+	mi := &file_solo_v1_solo_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1274,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{15}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WaitRequest) GetServiceId() string {
@@ -1249,7 +1320,7 @@ type WaitUntil struct {
 
 func (x *WaitUntil) Reset() {
 	*x = WaitUntil{}
-	mi := &file_solo_v1_solo_proto_msgTypes[16]
+	mi := &file_solo_v1_solo_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1332,7 @@ func (x *WaitUntil) String() string {
 func (*WaitUntil) ProtoMessage() {}
 
 func (x *WaitUntil) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[16]
+	mi := &file_solo_v1_solo_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1345,7 @@ func (x *WaitUntil) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitUntil.ProtoReflect.Descriptor instead.
 func (*WaitUntil) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{16}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WaitUntil) GetState() string {
@@ -1314,7 +1385,7 @@ type TreeRequest struct {
 
 func (x *TreeRequest) Reset() {
 	*x = TreeRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[17]
+	mi := &file_solo_v1_solo_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1397,7 @@ func (x *TreeRequest) String() string {
 func (*TreeRequest) ProtoMessage() {}
 
 func (x *TreeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[17]
+	mi := &file_solo_v1_solo_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1410,7 @@ func (x *TreeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TreeRequest.ProtoReflect.Descriptor instead.
 func (*TreeRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{17}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{18}
 }
 
 // DaemonHealthRequest asks how the daemon is.
@@ -1351,7 +1422,7 @@ type DaemonHealthRequest struct {
 
 func (x *DaemonHealthRequest) Reset() {
 	*x = DaemonHealthRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[18]
+	mi := &file_solo_v1_solo_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1434,7 @@ func (x *DaemonHealthRequest) String() string {
 func (*DaemonHealthRequest) ProtoMessage() {}
 
 func (x *DaemonHealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[18]
+	mi := &file_solo_v1_solo_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1447,7 @@ func (x *DaemonHealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonHealthRequest.ProtoReflect.Descriptor instead.
 func (*DaemonHealthRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{18}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{19}
 }
 
 // ShutdownRequest asks the daemon to stop.
@@ -1388,7 +1459,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[19]
+	mi := &file_solo_v1_solo_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1471,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[19]
+	mi := &file_solo_v1_solo_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1484,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{19}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{20}
 }
 
 // Service is a service as every answer shows it.
@@ -1457,7 +1528,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_solo_v1_solo_proto_msgTypes[20]
+	mi := &file_solo_v1_solo_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1540,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[20]
+	mi := &file_solo_v1_solo_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1553,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{20}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Service) GetTenantId() string {
@@ -1665,7 +1736,7 @@ type RestartLimits struct {
 
 func (x *RestartLimits) Reset() {
 	*x = RestartLimits{}
-	mi := &file_solo_v1_solo_proto_msgTypes[21]
+	mi := &file_solo_v1_solo_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1748,7 @@ func (x *RestartLimits) String() string {
 func (*RestartLimits) ProtoMessage() {}
 
 func (x *RestartLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[21]
+	mi := &file_solo_v1_solo_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1761,7 @@ func (x *RestartLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartLimits.ProtoReflect.Descriptor instead.
 func (*RestartLimits) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{21}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RestartLimits) GetMaxRestarts() int32 {
@@ -1722,7 +1793,7 @@ type Backoff struct {
 
 func (x *Backoff) Reset() {
 	*x = Backoff{}
-	mi := &file_solo_v1_solo_proto_msgTypes[22]
+	mi := &file_solo_v1_solo_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1805,7 @@ func (x *Backoff) String() string {
 func (*Backoff) ProtoMessage() {}
 
 func (x *Backoff) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[22]
+	mi := &file_solo_v1_solo_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +1818,7 @@ func (x *Backoff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backoff.ProtoReflect.Descriptor instead.
 func (*Backoff) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{22}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Backoff) GetInitialMs() int32 {
@@ -1798,7 +1869,7 @@ type HealthPolicy struct {
 
 func (x *HealthPolicy) Reset() {
 	*x = HealthPolicy{}
-	mi := &file_solo_v1_solo_proto_msgTypes[23]
+	mi := &file_solo_v1_solo_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +1881,7 @@ func (x *HealthPolicy) String() string {
 func (*HealthPolicy) ProtoMessage() {}
 
 func (x *HealthPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[23]
+	mi := &file_solo_v1_solo_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +1894,7 @@ func (x *HealthPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthPolicy.ProtoReflect.Descriptor instead.
 func (*HealthPolicy) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{23}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HealthPolicy) GetStartTimeoutMs() int32 {
@@ -1871,7 +1942,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_solo_v1_solo_proto_msgTypes[24]
+	mi := &file_solo_v1_solo_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +1954,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[24]
+	mi := &file_solo_v1_solo_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +1967,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{24}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Limits) GetMemoryMb() int32 {
@@ -1954,7 +2025,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_solo_v1_solo_proto_msgTypes[25]
+	mi := &file_solo_v1_solo_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1966,7 +2037,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[25]
+	mi := &file_solo_v1_solo_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1979,7 +2050,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{25}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Usage) GetMemoryBytes() uint64 {
@@ -2032,7 +2103,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_solo_v1_solo_proto_msgTypes[26]
+	mi := &file_solo_v1_solo_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2115,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[26]
+	mi := &file_solo_v1_solo_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2128,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{26}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Exit) GetReason() string {
@@ -2129,7 +2200,7 @@ type Build struct {
 
 func (x *Build) Reset() {
 	*x = Build{}
-	mi := &file_solo_v1_solo_proto_msgTypes[27]
+	mi := &file_solo_v1_solo_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2212,7 @@ func (x *Build) String() string {
 func (*Build) ProtoMessage() {}
 
 func (x *Build) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[27]
+	mi := &file_solo_v1_solo_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2225,7 @@ func (x *Build) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Build.ProtoReflect.Descriptor instead.
 func (*Build) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{27}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Build) GetCached() bool {
@@ -2198,7 +2269,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_solo_v1_solo_proto_msgTypes[28]
+	mi := &file_solo_v1_solo_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +2281,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[28]
+	mi := &file_solo_v1_solo_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +2294,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{28}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Diagnostic) GetFile() string {
@@ -2295,7 +2366,7 @@ type ServiceList struct {
 
 func (x *ServiceList) Reset() {
 	*x = ServiceList{}
-	mi := &file_solo_v1_solo_proto_msgTypes[29]
+	mi := &file_solo_v1_solo_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2378,7 @@ func (x *ServiceList) String() string {
 func (*ServiceList) ProtoMessage() {}
 
 func (x *ServiceList) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[29]
+	mi := &file_solo_v1_solo_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2391,7 @@ func (x *ServiceList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceList.ProtoReflect.Descriptor instead.
 func (*ServiceList) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{29}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ServiceList) GetServices() []*Service {
@@ -2365,7 +2436,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_solo_v1_solo_proto_msgTypes[30]
+	mi := &file_solo_v1_solo_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2448,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[30]
+	mi := &file_solo_v1_solo_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2461,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{30}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CheckResult) GetOk() bool {
@@ -2440,7 +2511,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_solo_v1_solo_proto_msgTypes[31]
+	mi := &file_solo_v1_solo_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2523,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[31]
+	mi := &file_solo_v1_solo_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2536,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{31}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Change) GetField() string {
@@ -2501,7 +2572,7 @@ type KillResult struct {
 
 func (x *KillResult) Reset() {
 	*x = KillResult{}
-	mi := &file_solo_v1_solo_proto_msgTypes[32]
+	mi := &file_solo_v1_solo_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2513,7 +2584,7 @@ func (x *KillResult) String() string {
 func (*KillResult) ProtoMessage() {}
 
 func (x *KillResult) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[32]
+	mi := &file_solo_v1_solo_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2526,7 +2597,7 @@ func (x *KillResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResult.ProtoReflect.Descriptor instead.
 func (*KillResult) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{32}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *KillResult) GetServiceId() string {
@@ -2564,7 +2635,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_solo_v1_solo_proto_msgTypes[33]
+	mi := &file_solo_v1_solo_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2647,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[33]
+	mi := &file_solo_v1_solo_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2660,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{33}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Event) GetId() uint64 {
@@ -2662,7 +2733,7 @@ type EventPage struct {
 
 func (x *EventPage) Reset() {
 	*x = EventPage{}
-	mi := &file_solo_v1_solo_proto_msgTypes[34]
+	mi := &file_solo_v1_solo_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2745,7 @@ func (x *EventPage) String() string {
 func (*EventPage) ProtoMessage() {}
 
 func (x *EventPage) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[34]
+	mi := &file_solo_v1_solo_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2758,7 @@ func (x *EventPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventPage.ProtoReflect.Descriptor instead.
 func (*EventPage) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{34}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EventPage) GetEvents() []*Event {
@@ -2727,7 +2798,7 @@ type VerifyReport struct {
 
 func (x *VerifyReport) Reset() {
 	*x = VerifyReport{}
-	mi := &file_solo_v1_solo_proto_msgTypes[35]
+	mi := &file_solo_v1_solo_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +2810,7 @@ func (x *VerifyReport) String() string {
 func (*VerifyReport) ProtoMessage() {}
 
 func (x *VerifyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[35]
+	mi := &file_solo_v1_solo_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +2823,7 @@ func (x *VerifyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyReport.ProtoReflect.Descriptor instead.
 func (*VerifyReport) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{35}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *VerifyReport) GetOk() bool {
@@ -2810,7 +2881,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_solo_v1_solo_proto_msgTypes[36]
+	mi := &file_solo_v1_solo_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2893,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[36]
+	mi := &file_solo_v1_solo_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2906,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{36}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LogLine) GetId() uint64 {
@@ -2913,7 +2984,7 @@ type LogPage struct {
 
 func (x *LogPage) Reset() {
 	*x = LogPage{}
-	mi := &file_solo_v1_solo_proto_msgTypes[37]
+	mi := &file_solo_v1_solo_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +2996,7 @@ func (x *LogPage) String() string {
 func (*LogPage) ProtoMessage() {}
 
 func (x *LogPage) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[37]
+	mi := &file_solo_v1_solo_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3009,7 @@ func (x *LogPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogPage.ProtoReflect.Descriptor instead.
 func (*LogPage) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{37}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LogPage) GetLogs() []*LogLine {
@@ -2976,7 +3047,7 @@ type Explanation struct {
 
 func (x *Explanation) Reset() {
 	*x = Explanation{}
-	mi := &file_solo_v1_solo_proto_msgTypes[38]
+	mi := &file_solo_v1_solo_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2988,7 +3059,7 @@ func (x *Explanation) String() string {
 func (*Explanation) ProtoMessage() {}
 
 func (x *Explanation) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[38]
+	mi := &file_solo_v1_solo_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3001,7 +3072,7 @@ func (x *Explanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
 func (*Explanation) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{38}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Explanation) GetServiceId() string {
@@ -3088,7 +3159,7 @@ type Budget struct {
 
 func (x *Budget) Reset() {
 	*x = Budget{}
-	mi := &file_solo_v1_solo_proto_msgTypes[39]
+	mi := &file_solo_v1_solo_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3100,7 +3171,7 @@ func (x *Budget) String() string {
 func (*Budget) ProtoMessage() {}
 
 func (x *Budget) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[39]
+	mi := &file_solo_v1_solo_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3184,7 @@ func (x *Budget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Budget.ProtoReflect.Descriptor instead.
 func (*Budget) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{39}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Budget) GetUsed() int32 {
@@ -3157,7 +3228,7 @@ type NextAction struct {
 
 func (x *NextAction) Reset() {
 	*x = NextAction{}
-	mi := &file_solo_v1_solo_proto_msgTypes[40]
+	mi := &file_solo_v1_solo_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3240,7 @@ func (x *NextAction) String() string {
 func (*NextAction) ProtoMessage() {}
 
 func (x *NextAction) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[40]
+	mi := &file_solo_v1_solo_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3253,7 @@ func (x *NextAction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextAction.ProtoReflect.Descriptor instead.
 func (*NextAction) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{40}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NextAction) GetAction() string {
@@ -3219,7 +3290,7 @@ type SuggestedCall struct {
 
 func (x *SuggestedCall) Reset() {
 	*x = SuggestedCall{}
-	mi := &file_solo_v1_solo_proto_msgTypes[41]
+	mi := &file_solo_v1_solo_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3231,7 +3302,7 @@ func (x *SuggestedCall) String() string {
 func (*SuggestedCall) ProtoMessage() {}
 
 func (x *SuggestedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[41]
+	mi := &file_solo_v1_solo_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3244,7 +3315,7 @@ func (x *SuggestedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuggestedCall.ProtoReflect.Descriptor instead.
 func (*SuggestedCall) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{41}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SuggestedCall) GetMethod() string {
@@ -3288,7 +3359,7 @@ type CrashList struct {
 
 func (x *CrashList) Reset() {
 	*x = CrashList{}
-	mi := &file_solo_v1_solo_proto_msgTypes[42]
+	mi := &file_solo_v1_solo_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3300,7 +3371,7 @@ func (x *CrashList) String() string {
 func (*CrashList) ProtoMessage() {}
 
 func (x *CrashList) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[42]
+	mi := &file_solo_v1_solo_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3313,7 +3384,7 @@ func (x *CrashList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CrashList.ProtoReflect.Descriptor instead.
 func (*CrashList) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{42}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CrashList) GetCrashes() []*Crash {
@@ -3363,7 +3434,7 @@ type Crash struct {
 
 func (x *Crash) Reset() {
 	*x = Crash{}
-	mi := &file_solo_v1_solo_proto_msgTypes[43]
+	mi := &file_solo_v1_solo_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3375,7 +3446,7 @@ func (x *Crash) String() string {
 func (*Crash) ProtoMessage() {}
 
 func (x *Crash) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[43]
+	mi := &file_solo_v1_solo_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3388,7 +3459,7 @@ func (x *Crash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Crash.ProtoReflect.Descriptor instead.
 func (*Crash) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{43}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Crash) GetInstance() int32 {
@@ -3460,7 +3531,7 @@ type PanicTrace struct {
 
 func (x *PanicTrace) Reset() {
 	*x = PanicTrace{}
-	mi := &file_solo_v1_solo_proto_msgTypes[44]
+	mi := &file_solo_v1_solo_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3472,7 +3543,7 @@ func (x *PanicTrace) String() string {
 func (*PanicTrace) ProtoMessage() {}
 
 func (x *PanicTrace) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[44]
+	mi := &file_solo_v1_solo_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3485,7 +3556,7 @@ func (x *PanicTrace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PanicTrace.ProtoReflect.Descriptor instead.
 func (*PanicTrace) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{44}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PanicTrace) GetMessage() string {
@@ -3528,7 +3599,7 @@ type CallFrame struct {
 
 func (x *CallFrame) Reset() {
 	*x = CallFrame{}
-	mi := &file_solo_v1_solo_proto_msgTypes[45]
+	mi := &file_solo_v1_solo_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3540,7 +3611,7 @@ func (x *CallFrame) String() string {
 func (*CallFrame) ProtoMessage() {}
 
 func (x *CallFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[45]
+	mi := &file_solo_v1_solo_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3553,7 +3624,7 @@ func (x *CallFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallFrame.ProtoReflect.Descriptor instead.
 func (*CallFrame) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{45}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CallFrame) GetFunction() string {
@@ -3590,7 +3661,7 @@ type UsageSample struct {
 
 func (x *UsageSample) Reset() {
 	*x = UsageSample{}
-	mi := &file_solo_v1_solo_proto_msgTypes[46]
+	mi := &file_solo_v1_solo_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3602,7 +3673,7 @@ func (x *UsageSample) String() string {
 func (*UsageSample) ProtoMessage() {}
 
 func (x *UsageSample) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[46]
+	mi := &file_solo_v1_solo_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3615,7 +3686,7 @@ func (x *UsageSample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageSample.ProtoReflect.Descriptor instead.
 func (*UsageSample) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{46}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UsageSample) GetAt() *timestamppb.Timestamp {
@@ -3659,7 +3730,7 @@ type WaitResult struct {
 
 func (x *WaitResult) Reset() {
 	*x = WaitResult{}
-	mi := &file_solo_v1_solo_proto_msgTypes[47]
+	mi := &file_solo_v1_solo_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3671,7 +3742,7 @@ func (x *WaitResult) String() string {
 func (*WaitResult) ProtoMessage() {}
 
 func (x *WaitResult) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[47]
+	mi := &file_solo_v1_solo_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3684,7 +3755,7 @@ func (x *WaitResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResult.ProtoReflect.Descriptor instead.
 func (*WaitResult) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{47}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WaitResult) GetWaitedMs() int64 {
@@ -3734,7 +3805,7 @@ type TreeNode struct {
 
 func (x *TreeNode) Reset() {
 	*x = TreeNode{}
-	mi := &file_solo_v1_solo_proto_msgTypes[48]
+	mi := &file_solo_v1_solo_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +3817,7 @@ func (x *TreeNode) String() string {
 func (*TreeNode) ProtoMessage() {}
 
 func (x *TreeNode) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[48]
+	mi := &file_solo_v1_solo_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +3830,7 @@ func (x *TreeNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TreeNode.ProtoReflect.Descriptor instead.
 func (*TreeNode) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{48}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TreeNode) GetName() string {
@@ -3837,7 +3908,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_solo_v1_solo_proto_msgTypes[49]
+	mi := &file_solo_v1_solo_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3849,7 +3920,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[49]
+	mi := &file_solo_v1_solo_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3862,7 +3933,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{49}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Health) GetStatus() string {
@@ -3933,7 +4004,7 @@ type Component struct {
 
 func (x *Component) Reset() {
 	*x = Component{}
-	mi := &file_solo_v1_solo_proto_msgTypes[50]
+	mi := &file_solo_v1_solo_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3945,7 +4016,7 @@ func (x *Component) String() string {
 func (*Component) ProtoMessage() {}
 
 func (x *Component) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[50]
+	mi := &file_solo_v1_solo_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3958,7 +4029,7 @@ func (x *Component) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Component.ProtoReflect.Descriptor instead.
 func (*Component) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{50}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Component) GetStatus() string {
@@ -3986,7 +4057,7 @@ type Layer struct {
 
 func (x *Layer) Reset() {
 	*x = Layer{}
-	mi := &file_solo_v1_solo_proto_msgTypes[51]
+	mi := &file_solo_v1_solo_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4069,7 @@ func (x *Layer) String() string {
 func (*Layer) ProtoMessage() {}
 
 func (x *Layer) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[51]
+	mi := &file_solo_v1_solo_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4082,7 @@ func (x *Layer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Layer.ProtoReflect.Descriptor instead.
 func (*Layer) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{51}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Layer) GetOn() bool {
@@ -4039,7 +4110,7 @@ type EventStats struct {
 
 func (x *EventStats) Reset() {
 	*x = EventStats{}
-	mi := &file_solo_v1_solo_proto_msgTypes[52]
+	mi := &file_solo_v1_solo_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4051,7 +4122,7 @@ func (x *EventStats) String() string {
 func (*EventStats) ProtoMessage() {}
 
 func (x *EventStats) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[52]
+	mi := &file_solo_v1_solo_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4064,7 +4135,7 @@ func (x *EventStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventStats.ProtoReflect.Descriptor instead.
 func (*EventStats) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{52}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *EventStats) GetLastId() uint64 {
@@ -4095,7 +4166,7 @@ type WarmUp struct {
 
 func (x *WarmUp) Reset() {
 	*x = WarmUp{}
-	mi := &file_solo_v1_solo_proto_msgTypes[53]
+	mi := &file_solo_v1_solo_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4107,7 +4178,7 @@ func (x *WarmUp) String() string {
 func (*WarmUp) ProtoMessage() {}
 
 func (x *WarmUp) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[53]
+	mi := &file_solo_v1_solo_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4120,7 +4191,7 @@ func (x *WarmUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WarmUp.ProtoReflect.Descriptor instead.
 func (*WarmUp) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{53}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WarmUp) GetState() string {
@@ -4161,7 +4232,7 @@ type UpgradeRequest struct {
 
 func (x *UpgradeRequest) Reset() {
 	*x = UpgradeRequest{}
-	mi := &file_solo_v1_solo_proto_msgTypes[54]
+	mi := &file_solo_v1_solo_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4244,7 @@ func (x *UpgradeRequest) String() string {
 func (*UpgradeRequest) ProtoMessage() {}
 
 func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[54]
+	mi := &file_solo_v1_solo_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4257,7 @@ func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{54}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *UpgradeRequest) GetBinary() string {
@@ -4210,7 +4281,7 @@ type UpgradeResult struct {
 
 func (x *UpgradeResult) Reset() {
 	*x = UpgradeResult{}
-	mi := &file_solo_v1_solo_proto_msgTypes[55]
+	mi := &file_solo_v1_solo_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4222,7 +4293,7 @@ func (x *UpgradeResult) String() string {
 func (*UpgradeResult) ProtoMessage() {}
 
 func (x *UpgradeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[55]
+	mi := &file_solo_v1_solo_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4235,7 +4306,7 @@ func (x *UpgradeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeResult.ProtoReflect.Descriptor instead.
 func (*UpgradeResult) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{55}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UpgradeResult) GetStatus() string {
@@ -4276,7 +4347,7 @@ type ShutdownResult struct {
 
 func (x *ShutdownResult) Reset() {
 	*x = ShutdownResult{}
-	mi := &file_solo_v1_solo_proto_msgTypes[56]
+	mi := &file_solo_v1_solo_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4288,7 +4359,7 @@ func (x *ShutdownResult) String() string {
 func (*ShutdownResult) ProtoMessage() {}
 
 func (x *ShutdownResult) ProtoReflect() protoreflect.Message {
-	mi := &file_solo_v1_solo_proto_msgTypes[56]
+	mi := &file_solo_v1_solo_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4301,7 +4372,7 @@ func (x *ShutdownResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResult.ProtoReflect.Descriptor instead.
 func (*ShutdownResult) Descriptor() ([]byte, []int) {
-	return file_solo_v1_solo_proto_rawDescGZIP(), []int{56}
+	return file_solo_v1_solo_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ShutdownResult) GetStatus() string {
@@ -4315,7 +4386,7 @@ var File_solo_v1_solo_proto protoreflect.FileDescriptor
 
 const file_solo_v1_solo_proto_rawDesc = "" +
 	"\n" +
-	"\x12solo/v1/solo.proto\x12\asolo.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\a\n" +
+	"\x12solo/v1/solo.proto\x12\asolo.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\a\n" +
 	"\rDeployRequest\x12 \n" +
 	"\ttenant_id\x18\x01 \x01(\tH\x00R\btenantId\x88\x01\x01\x12\"\n" +
 	"\n" +
@@ -4332,7 +4403,9 @@ const file_solo_v1_solo_proto_rawDesc = "" +
 	"\x06limits\x18\v \x01(\v2\x16.solo.v1.LimitsRequestR\x06limits\x121\n" +
 	"\x03env\x18\f \x03(\v2\x1f.solo.v1.DeployRequest.EnvEntryR\x03env\x12@\n" +
 	"\bmetadata\x18\r \x03(\v2$.solo.v1.DeployRequest.MetadataEntryR\bmetadata\x12+\n" +
-	"\x0fstop_timeout_ms\x18\x0e \x01(\x05H\x06R\rstopTimeoutMs\x88\x01\x01\x1a8\n" +
+	"\x0fstop_timeout_ms\x18\x0e \x01(\x05H\x06R\rstopTimeoutMs\x88\x01\x01\x12\x18\n" +
+	"\asecrets\x18\x0f \x03(\tR\asecrets\x12&\n" +
+	"\x06grants\x18\x10 \x03(\v2\x0e.solo.v1.GrantR\x06grants\x1a8\n" +
 	"\n" +
 	"FilesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -4351,7 +4424,10 @@ const file_solo_v1_solo_proto_rawDesc = "" +
 	"\x05_nameB\n" +
 	"\n" +
 	"\b_restartB\x12\n" +
-	"\x10_stop_timeout_ms\"\x85\x01\n" +
+	"\x10_stop_timeout_ms\"E\n" +
+	"\x05Grant\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12 \n" +
+	"\vpermissions\x18\x02 \x03(\tR\vpermissions\"\x85\x01\n" +
 	"\x14RestartLimitsRequest\x12&\n" +
 	"\fmax_restarts\x18\x01 \x01(\x05H\x00R\vmaxRestarts\x88\x01\x01\x12$\n" +
 	"\vmax_seconds\x18\x02 \x01(\x05H\x01R\n" +
@@ -4797,180 +4873,182 @@ func file_solo_v1_solo_proto_rawDescGZIP() []byte {
 	return file_solo_v1_solo_proto_rawDescData
 }
 
-var file_solo_v1_solo_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_solo_v1_solo_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_solo_v1_solo_proto_goTypes = []any{
 	(*DeployRequest)(nil),         // 0: solo.v1.DeployRequest
-	(*RestartLimitsRequest)(nil),  // 1: solo.v1.RestartLimitsRequest
-	(*BackoffRequest)(nil),        // 2: solo.v1.BackoffRequest
-	(*HealthRequest)(nil),         // 3: solo.v1.HealthRequest
-	(*LimitsRequest)(nil),         // 4: solo.v1.LimitsRequest
-	(*KillRequest)(nil),           // 5: solo.v1.KillRequest
-	(*StatusRequest)(nil),         // 6: solo.v1.StatusRequest
-	(*ListRequest)(nil),           // 7: solo.v1.ListRequest
-	(*RestartRequest)(nil),        // 8: solo.v1.RestartRequest
-	(*WatchRequest)(nil),          // 9: solo.v1.WatchRequest
-	(*InvokeRequest)(nil),         // 10: solo.v1.InvokeRequest
-	(*InvokeReply)(nil),           // 11: solo.v1.InvokeReply
-	(*LogsRequest)(nil),           // 12: solo.v1.LogsRequest
-	(*ExplainRequest)(nil),        // 13: solo.v1.ExplainRequest
-	(*CrashesRequest)(nil),        // 14: solo.v1.CrashesRequest
-	(*WaitRequest)(nil),           // 15: solo.v1.WaitRequest
-	(*WaitUntil)(nil),             // 16: solo.v1.WaitUntil
-	(*TreeRequest)(nil),           // 17: solo.v1.TreeRequest
-	(*DaemonHealthRequest)(nil),   // 18: solo.v1.DaemonHealthRequest
-	(*ShutdownRequest)(nil),       // 19: solo.v1.ShutdownRequest
-	(*Service)(nil),               // 20: solo.v1.Service
-	(*RestartLimits)(nil),         // 21: solo.v1.RestartLimits
-	(*Backoff)(nil),               // 22: solo.v1.Backoff
-	(*HealthPolicy)(nil),          // 23: solo.v1.HealthPolicy
-	(*Limits)(nil),                // 24: solo.v1.Limits
-	(*Usage)(nil),                 // 25: solo.v1.Usage
-	(*Exit)(nil),                  // 26: solo.v1.Exit
-	(*Build)(nil),                 // 27: solo.v1.Build
-	(*Diagnostic)(nil),            // 28: solo.v1.Diagnostic
-	(*ServiceList)(nil),           // 29: solo.v1.ServiceList
-	(*CheckResult)(nil),           // 30: solo.v1.CheckResult
-	(*Change)(nil),                // 31: solo.v1.Change
-	(*KillResult)(nil),            // 32: solo.v1.KillResult
-	(*Event)(nil),                 // 33: solo.v1.Event
-	(*EventPage)(nil),             // 34: solo.v1.EventPage
-	(*VerifyReport)(nil),          // 35: solo.v1.VerifyReport
-	(*LogLine)(nil),               // 36: solo.v1.LogLine
-	(*LogPage)(nil),               // 37: solo.v1.LogPage
-	(*Explanation)(nil),           // 38: solo.v1.Explanation
-	(*Budget)(nil),                // 39: solo.v1.Budget
-	(*NextAction)(nil),            // 40: solo.v1.NextAction
-	(*SuggestedCall)(nil),         // 41: solo.v1.SuggestedCall
-	(*CrashList)(nil),             // 42: solo.v1.CrashList
-	(*Crash)(nil),                 // 43: solo.v1.Crash
-	(*PanicTrace)(nil),            // 44: solo.v1.PanicTrace
-	(*CallFrame)(nil),             // 45: solo.v1.CallFrame
-	(*UsageSample)(nil),           // 46: solo.v1.UsageSample
-	(*WaitResult)(nil),            // 47: solo.v1.WaitResult
-	(*TreeNode)(nil),              // 48: solo.v1.TreeNode
-	(*Health)(nil),                // 49: solo.v1.Health
-	(*Component)(nil),             // 50: solo.v1.Component
-	(*Layer)(nil),                 // 51: solo.v1.Layer
-	(*EventStats)(nil),            // 52: solo.v1.EventStats
-	(*WarmUp)(nil),                // 53: solo.v1.WarmUp
-	(*UpgradeRequest)(nil),        // 54: solo.v1.UpgradeRequest
-	(*UpgradeResult)(nil),         // 55: solo.v1.UpgradeResult
-	(*ShutdownResult)(nil),        // 56: solo.v1.ShutdownResult
-	nil,                           // 57: solo.v1.DeployRequest.FilesEntry
-	nil,                           // 58: solo.v1.DeployRequest.EnvEntry
-	nil,                           // 59: solo.v1.DeployRequest.MetadataEntry
-	nil,                           // 60: solo.v1.InvokeRequest.MetadataEntry
-	nil,                           // 61: solo.v1.InvokeReply.MetadataEntry
-	nil,                           // 62: solo.v1.Service.IsolationEntry
-	nil,                           // 63: solo.v1.Service.MetadataEntry
-	nil,                           // 64: solo.v1.Health.ComponentsEntry
-	nil,                           // 65: solo.v1.Health.IsolationEntry
-	nil,                           // 66: solo.v1.Health.ServicesEntry
-	(*timestamppb.Timestamp)(nil), // 67: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 68: google.protobuf.Struct
-	(*structpb.Value)(nil),        // 69: google.protobuf.Value
+	(*Grant)(nil),                 // 1: solo.v1.Grant
+	(*RestartLimitsRequest)(nil),  // 2: solo.v1.RestartLimitsRequest
+	(*BackoffRequest)(nil),        // 3: solo.v1.BackoffRequest
+	(*HealthRequest)(nil),         // 4: solo.v1.HealthRequest
+	(*LimitsRequest)(nil),         // 5: solo.v1.LimitsRequest
+	(*KillRequest)(nil),           // 6: solo.v1.KillRequest
+	(*StatusRequest)(nil),         // 7: solo.v1.StatusRequest
+	(*ListRequest)(nil),           // 8: solo.v1.ListRequest
+	(*RestartRequest)(nil),        // 9: solo.v1.RestartRequest
+	(*WatchRequest)(nil),          // 10: solo.v1.WatchRequest
+	(*InvokeRequest)(nil),         // 11: solo.v1.InvokeRequest
+	(*InvokeReply)(nil),           // 12: solo.v1.InvokeReply
+	(*LogsRequest)(nil),           // 13: solo.v1.LogsRequest
+	(*ExplainRequest)(nil),        // 14: solo.v1.ExplainRequest
+	(*CrashesRequest)(nil),        // 15: solo.v1.CrashesRequest
+	(*WaitRequest)(nil),           // 16: solo.v1.WaitRequest
+	(*WaitUntil)(nil),             // 17: solo.v1.WaitUntil
+	(*TreeRequest)(nil),           // 18: solo.v1.TreeRequest
+	(*DaemonHealthRequest)(nil),   // 19: solo.v1.DaemonHealthRequest
+	(*ShutdownRequest)(nil),       // 20: solo.v1.ShutdownRequest
+	(*Service)(nil),               // 21: solo.v1.Service
+	(*RestartLimits)(nil),         // 22: solo.v1.RestartLimits
+	(*Backoff)(nil),               // 23: solo.v1.Backoff
+	(*HealthPolicy)(nil),          // 24: solo.v1.HealthPolicy
+	(*Limits)(nil),                // 25: solo.v1.Limits
+	(*Usage)(nil),                 // 26: solo.v1.Usage
+	(*Exit)(nil),                  // 27: solo.v1.Exit
+	(*Build)(nil),                 // 28: solo.v1.Build
+	(*Diagnostic)(nil),            // 29: solo.v1.Diagnostic
+	(*ServiceList)(nil),           // 30: solo.v1.ServiceList
+	(*CheckResult)(nil),           // 31: solo.v1.CheckResult
+	(*Change)(nil),                // 32: solo.v1.Change
+	(*KillResult)(nil),            // 33: solo.v1.KillResult
+	(*Event)(nil),                 // 34: solo.v1.Event
+	(*EventPage)(nil),             // 35: solo.v1.EventPage
+	(*VerifyReport)(nil),          // 36: solo.v1.VerifyReport
+	(*LogLine)(nil),               // 37: solo.v1.LogLine
+	(*LogPage)(nil),               // 38: solo.v1.LogPage
+	(*Explanation)(nil),           // 39: solo.v1.Explanation
+	(*Budget)(nil),                // 40: solo.v1.Budget
+	(*NextAction)(nil),            // 41: solo.v1.NextAction
+	(*SuggestedCall)(nil),         // 42: solo.v1.SuggestedCall
+	(*CrashList)(nil),             // 43: solo.v1.CrashList
+	(*Crash)(nil),                 // 44: solo.v1.Crash
+	(*PanicTrace)(nil),            // 45: solo.v1.PanicTrace
+	(*CallFrame)(nil),             // 46: solo.v1.CallFrame
+	(*UsageSample)(nil),           // 47: solo.v1.UsageSample
+	(*WaitResult)(nil),            // 48: solo.v1.WaitResult
+	(*TreeNode)(nil),              // 49: solo.v1.TreeNode
+	(*Health)(nil),                // 50: solo.v1.Health
+	(*Component)(nil),             // 51: solo.v1.Component
+	(*Layer)(nil),                 // 52: solo.v1.Layer
+	(*EventStats)(nil),            // 53: solo.v1.EventStats
+	(*WarmUp)(nil),                // 54: solo.v1.WarmUp
+	(*UpgradeRequest)(nil),        // 55: solo.v1.UpgradeRequest
+	(*UpgradeResult)(nil),         // 56: solo.v1.UpgradeResult
+	(*ShutdownResult)(nil),        // 57: solo.v1.ShutdownResult
+	nil,                           // 58: solo.v1.DeployRequest.FilesEntry
+	nil,                           // 59: solo.v1.DeployRequest.EnvEntry
+	nil,                           // 60: solo.v1.DeployRequest.MetadataEntry
+	nil,                           // 61: solo.v1.InvokeRequest.MetadataEntry
+	nil,                           // 62: solo.v1.InvokeReply.MetadataEntry
+	nil,                           // 63: solo.v1.Service.IsolationEntry
+	nil,                           // 64: solo.v1.Service.MetadataEntry
+	nil,                           // 65: solo.v1.Health.ComponentsEntry
+	nil,                           // 66: solo.v1.Health.IsolationEntry
+	nil,                           // 67: solo.v1.Health.ServicesEntry
+	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 69: google.protobuf.Struct
+	(*structpb.Value)(nil),        // 70: google.protobuf.Value
 }
 var file_solo_v1_solo_proto_depIdxs = []int32{
-	57, // 0: solo.v1.DeployRequest.files:type_name -> solo.v1.DeployRequest.FilesEntry
-	1,  // 1: solo.v1.DeployRequest.restart_limits:type_name -> solo.v1.RestartLimitsRequest
-	2,  // 2: solo.v1.DeployRequest.backoff:type_name -> solo.v1.BackoffRequest
-	3,  // 3: solo.v1.DeployRequest.health:type_name -> solo.v1.HealthRequest
-	4,  // 4: solo.v1.DeployRequest.limits:type_name -> solo.v1.LimitsRequest
-	58, // 5: solo.v1.DeployRequest.env:type_name -> solo.v1.DeployRequest.EnvEntry
-	59, // 6: solo.v1.DeployRequest.metadata:type_name -> solo.v1.DeployRequest.MetadataEntry
-	60, // 7: solo.v1.InvokeRequest.metadata:type_name -> solo.v1.InvokeRequest.MetadataEntry
-	61, // 8: solo.v1.InvokeReply.metadata:type_name -> solo.v1.InvokeReply.MetadataEntry
-	67, // 9: solo.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	67, // 10: solo.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
-	16, // 11: solo.v1.WaitRequest.until:type_name -> solo.v1.WaitUntil
-	21, // 12: solo.v1.Service.restart_limits:type_name -> solo.v1.RestartLimits
-	22, // 13: solo.v1.Service.backoff:type_name -> solo.v1.Backoff
-	23, // 14: solo.v1.Service.health:type_name -> solo.v1.HealthPolicy
-	24, // 15: solo.v1.Service.limits:type_name -> solo.v1.Limits
-	25, // 16: solo.v1.Service.usage:type_name -> solo.v1.Usage
-	26, // 17: solo.v1.Service.last_exit:type_name -> solo.v1.Exit
-	27, // 18: solo.v1.Service.build:type_name -> solo.v1.Build
-	62, // 19: solo.v1.Service.isolation:type_name -> solo.v1.Service.IsolationEntry
-	67, // 20: solo.v1.Service.created_at:type_name -> google.protobuf.Timestamp
-	67, // 21: solo.v1.Service.deployed_at:type_name -> google.protobuf.Timestamp
-	67, // 22: solo.v1.Service.started_at:type_name -> google.protobuf.Timestamp
-	63, // 23: solo.v1.Service.metadata:type_name -> solo.v1.Service.MetadataEntry
-	67, // 24: solo.v1.Exit.at:type_name -> google.protobuf.Timestamp
-	68, // 25: solo.v1.Exit.details:type_name -> google.protobuf.Struct
-	28, // 26: solo.v1.Build.warnings:type_name -> solo.v1.Diagnostic
-	20, // 27: solo.v1.ServiceList.services:type_name -> solo.v1.Service
-	28, // 28: solo.v1.CheckResult.diagnostics:type_name -> solo.v1.Diagnostic
-	28, // 29: solo.v1.CheckResult.findings:type_name -> solo.v1.Diagnostic
-	28, // 30: solo.v1.CheckResult.warnings:type_name -> solo.v1.Diagnostic
-	31, // 31: solo.v1.CheckResult.changes:type_name -> solo.v1.Change
-	69, // 32: solo.v1.Change.from:type_name -> google.protobuf.Value
-	69, // 33: solo.v1.Change.to:type_name -> google.protobuf.Value
-	67, // 34: solo.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
-	68, // 35: solo.v1.Event.payload:type_name -> google.protobuf.Struct
-	33, // 36: solo.v1.EventPage.events:type_name -> solo.v1.Event
-	67, // 37: solo.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
-	36, // 38: solo.v1.LogPage.logs:type_name -> solo.v1.LogLine
-	33, // 39: solo.v1.Explanation.chain:type_name -> solo.v1.Event
-	26, // 40: solo.v1.Explanation.last_exit:type_name -> solo.v1.Exit
-	39, // 41: solo.v1.Explanation.budget:type_name -> solo.v1.Budget
-	40, // 42: solo.v1.Explanation.next:type_name -> solo.v1.NextAction
-	41, // 43: solo.v1.Explanation.calls:type_name -> solo.v1.SuggestedCall
-	67, // 44: solo.v1.NextAction.at:type_name -> google.protobuf.Timestamp
-	43, // 45: solo.v1.CrashList.crashes:type_name -> solo.v1.Crash
-	67, // 46: solo.v1.Crash.at:type_name -> google.protobuf.Timestamp
-	26, // 47: solo.v1.Crash.last_exit:type_name -> solo.v1.Exit
-	44, // 48: solo.v1.Crash.panic:type_name -> solo.v1.PanicTrace
-	46, // 49: solo.v1.Crash.usage_curve:type_name -> solo.v1.UsageSample
-	33, // 50: solo.v1.Crash.events:type_name -> solo.v1.Event
-	45, // 51: solo.v1.PanicTrace.stack:type_name -> solo.v1.CallFrame
-	67, // 52: solo.v1.UsageSample.at:type_name -> google.protobuf.Timestamp
-	20, // 53: solo.v1.WaitResult.service:type_name -> solo.v1.Service
-	33, // 54: solo.v1.WaitResult.event:type_name -> solo.v1.Event
-	36, // 55: solo.v1.WaitResult.log:type_name -> solo.v1.LogLine
-	67, // 56: solo.v1.TreeNode.started_at:type_name -> google.protobuf.Timestamp
-	48, // 57: solo.v1.TreeNode.children:type_name -> solo.v1.TreeNode
-	53, // 58: solo.v1.Health.warm_up:type_name -> solo.v1.WarmUp
-	64, // 59: solo.v1.Health.components:type_name -> solo.v1.Health.ComponentsEntry
-	65, // 60: solo.v1.Health.isolation:type_name -> solo.v1.Health.IsolationEntry
-	66, // 61: solo.v1.Health.services:type_name -> solo.v1.Health.ServicesEntry
-	52, // 62: solo.v1.Health.events:type_name -> solo.v1.EventStats
-	50, // 63: solo.v1.Health.ComponentsEntry.value:type_name -> solo.v1.Component
-	51, // 64: solo.v1.Health.IsolationEntry.value:type_name -> solo.v1.Layer
-	0,  // 65: solo.v1.Solo.Deploy:input_type -> solo.v1.DeployRequest
-	0,  // 66: solo.v1.Solo.Check:input_type -> solo.v1.DeployRequest
-	5,  // 67: solo.v1.Solo.Kill:input_type -> solo.v1.KillRequest
-	6,  // 68: solo.v1.Solo.Status:input_type -> solo.v1.StatusRequest
-	7,  // 69: solo.v1.Solo.List:input_type -> solo.v1.ListRequest
-	8,  // 70: solo.v1.Solo.Restart:input_type -> solo.v1.RestartRequest
-	9,  // 71: solo.v1.Solo.Watch:input_type -> solo.v1.WatchRequest
-	10, // 72: solo.v1.Solo.Invoke:input_type -> solo.v1.InvokeRequest
-	12, // 73: solo.v1.Solo.Logs:input_type -> solo.v1.LogsRequest
-	13, // 74: solo.v1.Solo.Explain:input_type -> solo.v1.ExplainRequest
-	14, // 75: solo.v1.Solo.Crashes:input_type -> solo.v1.CrashesRequest
-	15, // 76: solo.v1.Solo.Wait:input_type -> solo.v1.WaitRequest
-	17, // 77: solo.v1.Solo.Tree:input_type -> solo.v1.TreeRequest
-	18, // 78: solo.v1.Solo.Health:input_type -> solo.v1.DaemonHealthRequest
-	19, // 79: solo.v1.Solo.Shutdown:input_type -> solo.v1.ShutdownRequest
-	20, // 80: solo.v1.Solo.Deploy:output_type -> solo.v1.Service
-	30, // 81: solo.v1.Solo.Check:output_type -> solo.v1.CheckResult
-	32, // 82: solo.v1.Solo.Kill:output_type -> solo.v1.KillResult
-	20, // 83: solo.v1.Solo.Status:output_type -> solo.v1.Service
-	29, // 84: solo.v1.Solo.List:output_type -> solo.v1.ServiceList
-	20, // 85: solo.v1.Solo.Restart:output_type -> solo.v1.Service
-	33, // 86: solo.v1.Solo.Watch:output_type -> solo.v1.Event
-	11, // 87: solo.v1.Solo.Invoke:output_type -> solo.v1.InvokeReply
-	36, // 88: solo.v1.Solo.Logs:output_type -> solo.v1.LogLine
-	38, // 89: solo.v1.Solo.Explain:output_type -> solo.v1.Explanation
-	42, // 90: solo.v1.Solo.Crashes:output_type -> solo.v1.CrashList
-	47, // 91: solo.v1.Solo.Wait:output_type -> solo.v1.WaitResult
-	48, // 92: solo.v1.Solo.Tree:output_type -> solo.v1.TreeNode
-	49, // 93: solo.v1.Solo.Health:output_type -> solo.v1.Health
-	56, // 94: solo.v1.Solo.Shutdown:output_type -> solo.v1.ShutdownResult
-	80, // [80:95] is the sub-list for method output_type
-	65, // [65:80] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	58, // 0: solo.v1.DeployRequest.files:type_name -> solo.v1.DeployRequest.FilesEntry
+	2,  // 1: solo.v1.DeployRequest.restart_limits:type_name -> solo.v1.RestartLimitsRequest
+	3,  // 2: solo.v1.DeployRequest.backoff:type_name -> solo.v1.BackoffRequest
+	4,  // 3: solo.v1.DeployRequest.health:type_name -> solo.v1.HealthRequest
+	5,  // 4: solo.v1.DeployRequest.limits:type_name -> solo.v1.LimitsRequest
+	59, // 5: solo.v1.DeployRequest.env:type_name -> solo.v1.DeployRequest.EnvEntry
+	60, // 6: solo.v1.DeployRequest.metadata:type_name -> solo.v1.DeployRequest.MetadataEntry
+	1,  // 7: solo.v1.DeployRequest.grants:type_name -> solo.v1.Grant
+	61, // 8: solo.v1.InvokeRequest.metadata:type_name -> solo.v1.InvokeRequest.MetadataEntry
+	62, // 9: solo.v1.InvokeReply.metadata:type_name -> solo.v1.InvokeReply.MetadataEntry
+	68, // 10: solo.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	68, // 11: solo.v1.LogsRequest.until:type_name -> google.protobuf.Timestamp
+	17, // 12: solo.v1.WaitRequest.until:type_name -> solo.v1.WaitUntil
+	22, // 13: solo.v1.Service.restart_limits:type_name -> solo.v1.RestartLimits
+	23, // 14: solo.v1.Service.backoff:type_name -> solo.v1.Backoff
+	24, // 15: solo.v1.Service.health:type_name -> solo.v1.HealthPolicy
+	25, // 16: solo.v1.Service.limits:type_name -> solo.v1.Limits
+	26, // 17: solo.v1.Service.usage:type_name -> solo.v1.Usage
+	27, // 18: solo.v1.Service.last_exit:type_name -> solo.v1.Exit
+	28, // 19: solo.v1.Service.build:type_name -> solo.v1.Build
+	63, // 20: solo.v1.Service.isolation:type_name -> solo.v1.Service.IsolationEntry
+	68, // 21: solo.v1.Service.created_at:type_name -> google.protobuf.Timestamp
+	68, // 22: solo.v1.Service.deployed_at:type_name -> google.protobuf.Timestamp
+	68, // 23: solo.v1.Service.started_at:type_name -> google.protobuf.Timestamp
+	64, // 24: solo.v1.Service.metadata:type_name -> solo.v1.Service.MetadataEntry
+	68, // 25: solo.v1.Exit.at:type_name -> google.protobuf.Timestamp
+	69, // 26: solo.v1.Exit.details:type_name -> google.protobuf.Struct
+	29, // 27: solo.v1.Build.warnings:type_name -> solo.v1.Diagnostic
+	21, // 28: solo.v1.ServiceList.services:type_name -> solo.v1.Service
+	29, // 29: solo.v1.CheckResult.diagnostics:type_name -> solo.v1.Diagnostic
+	29, // 30: solo.v1.CheckResult.findings:type_name -> solo.v1.Diagnostic
+	29, // 31: solo.v1.CheckResult.warnings:type_name -> solo.v1.Diagnostic
+	32, // 32: solo.v1.CheckResult.changes:type_name -> solo.v1.Change
+	70, // 33: solo.v1.Change.from:type_name -> google.protobuf.Value
+	70, // 34: solo.v1.Change.to:type_name -> google.protobuf.Value
+	68, // 35: solo.v1.Event.timestamp:type_name -> google.protobuf.Timestamp
+	69, // 36: solo.v1.Event.payload:type_name -> google.protobuf.Struct
+	34, // 37: solo.v1.EventPage.events:type_name -> solo.v1.Event
+	68, // 38: solo.v1.LogLine.timestamp:type_name -> google.protobuf.Timestamp
+	37, // 39: solo.v1.LogPage.logs:type_name -> solo.v1.LogLine
+	34, // 40: solo.v1.Explanation.chain:type_name -> solo.v1.Event
+	27, // 41: solo.v1.Explanation.last_exit:type_name -> solo.v1.Exit
+	40, // 42: solo.v1.Explanation.budget:type_name -> solo.v1.Budget
+	41, // 43: solo.v1.Explanation.next:type_name -> solo.v1.NextAction
+	42, // 44: solo.v1.Explanation.calls:type_name -> solo.v1.SuggestedCall
+	68, // 45: solo.v1.NextAction.at:type_name -> google.protobuf.Timestamp
+	44, // 46: solo.v1.CrashList.crashes:type_name -> solo.v1.Crash
+	68, // 47: solo.v1.Crash.at:type_name -> google.protobuf.Timestamp
+	27, // 48: solo.v1.Crash.last_exit:type_name -> solo.v1.Exit
+	45, // 49: solo.v1.Crash.panic:type_name -> solo.v1.PanicTrace
+	47, // 50: solo.v1.Crash.usage_curve:type_name -> solo.v1.UsageSample
+	34, // 51: solo.v1.Crash.events:type_name -> solo.v1.Event
+	46, // 52: solo.v1.PanicTrace.stack:type_name -> solo.v1.CallFrame
+	68, // 53: solo.v1.UsageSample.at:type_name -> google.protobuf.Timestamp
+	21, // 54: solo.v1.WaitResult.service:type_name -> solo.v1.Service
+	34, // 55: solo.v1.WaitResult.event:type_name -> solo.v1.Event
+	37, // 56: solo.v1.WaitResult.log:type_name -> solo.v1.LogLine
+	68, // 57: solo.v1.TreeNode.started_at:type_name -> google.protobuf.Timestamp
+	49, // 58: solo.v1.TreeNode.children:type_name -> solo.v1.TreeNode
+	54, // 59: solo.v1.Health.warm_up:type_name -> solo.v1.WarmUp
+	65, // 60: solo.v1.Health.components:type_name -> solo.v1.Health.ComponentsEntry
+	66, // 61: solo.v1.Health.isolation:type_name -> solo.v1.Health.IsolationEntry
+	67, // 62: solo.v1.Health.services:type_name -> solo.v1.Health.ServicesEntry
+	53, // 63: solo.v1.Health.events:type_name -> solo.v1.EventStats
+	51, // 64: solo.v1.Health.ComponentsEntry.value:type_name -> solo.v1.Component
+	52, // 65: solo.v1.Health.IsolationEntry.value:type_name -> solo.v1.Layer
+	0,  // 66: solo.v1.Solo.Deploy:input_type -> solo.v1.DeployRequest
+	0,  // 67: solo.v1.Solo.Check:input_type -> solo.v1.DeployRequest
+	6,  // 68: solo.v1.Solo.Kill:input_type -> solo.v1.KillRequest
+	7,  // 69: solo.v1.Solo.Status:input_type -> solo.v1.StatusRequest
+	8,  // 70: solo.v1.Solo.List:input_type -> solo.v1.ListRequest
+	9,  // 71: solo.v1.Solo.Restart:input_type -> solo.v1.RestartRequest
+	10, // 72: solo.v1.Solo.Watch:input_type -> solo.v1.WatchRequest
+	11, // 73: solo.v1.Solo.Invoke:input_type -> solo.v1.InvokeRequest
+	13, // 74: solo.v1.Solo.Logs:input_type -> solo.v1.LogsRequest
+	14, // 75: solo.v1.Solo.Explain:input_type -> solo.v1.ExplainRequest
+	15, // 76: solo.v1.Solo.Crashes:input_type -> solo.v1.CrashesRequest
+	16, // 77: solo.v1.Solo.Wait:input_type -> solo.v1.WaitRequest
+	18, // 78: solo.v1.Solo.Tree:input_type -> solo.v1.TreeRequest
+	19, // 79: solo.v1.Solo.Health:input_type -> solo.v1.DaemonHealthRequest
+	20, // 80: solo.v1.Solo.Shutdown:input_type -> solo.v1.ShutdownRequest
+	21, // 81: solo.v1.Solo.Deploy:output_type -> solo.v1.Service
+	31, // 82: solo.v1.Solo.Check:output_type -> solo.v1.CheckResult
+	33, // 83: solo.v1.Solo.Kill:output_type -> solo.v1.KillResult
+	21, // 84: solo.v1.Solo.Status:output_type -> solo.v1.Service
+	30, // 85: solo.v1.Solo.List:output_type -> solo.v1.ServiceList
+	21, // 86: solo.v1.Solo.Restart:output_type -> solo.v1.Service
+	34, // 87: solo.v1.Solo.Watch:output_type -> solo.v1.Event
+	12, // 88: solo.v1.Solo.Invoke:output_type -> solo.v1.InvokeReply
+	37, // 89: solo.v1.Solo.Logs:output_type -> solo.v1.LogLine
+	39, // 90: solo.v1.Solo.Explain:output_type -> solo.v1.Explanation
+	43, // 91: solo.v1.Solo.Crashes:output_type -> solo.v1.CrashList
+	48, // 92: solo.v1.Solo.Wait:output_type -> solo.v1.WaitResult
+	49, // 93: solo.v1.Solo.Tree:output_type -> solo.v1.TreeNode
+	50, // 94: solo.v1.Solo.Health:output_type -> solo.v1.Health
+	57, // 95: solo.v1.Solo.Shutdown:output_type -> solo.v1.ShutdownResult
+	81, // [81:96] is the sub-list for method output_type
+	66, // [66:81] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_solo_v1_solo_proto_init() }
@@ -4979,30 +5057,30 @@ func file_solo_v1_solo_proto_init() {
 		return
 	}
 	file_solo_v1_solo_proto_msgTypes[0].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[1].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[2].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[3].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[4].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[5].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[9].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[6].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[10].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[12].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[15].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[11].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[13].OneofWrappers = []any{}
 	file_solo_v1_solo_proto_msgTypes[16].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[20].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[26].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[28].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[33].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[35].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[44].OneofWrappers = []any{}
-	file_solo_v1_solo_proto_msgTypes[54].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[17].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[21].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[27].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[29].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[34].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[36].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[45].OneofWrappers = []any{}
+	file_solo_v1_solo_proto_msgTypes[55].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_solo_v1_solo_proto_rawDesc), len(file_solo_v1_solo_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   67,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,29 +23,33 @@ import (
 // Ensure that each use case that names an RPC has one, that there is no other,
 // and that the types and the streaming agree.
 func TestServiceMatchesOperations(t *testing.T) {
-	service := solov1.File_solo_v1_solo_proto.Services().ByName("Solo")
-	if service == nil {
-		t.Fatal("no service Solo")
-	}
 	left := map[string]protoreflect.MethodDescriptor{}
-	for i := range service.Methods().Len() {
-		m := service.Methods().Get(i)
-		left[string(m.Name())] = m
-	}
+	protoregistry.GlobalFiles.RangeFilesByPackage("solo.v1", func(f protoreflect.FileDescriptor) bool {
+		for n := range f.Services().Len() {
+			service := f.Services().Get(n)
+			for i := range service.Methods().Len() {
+				m := service.Methods().Get(i)
+				left[fmt.Sprintf("/%s/%s", service.FullName(), m.Name())] = m
+			}
+		}
+		return true
+	})
+	// Over REST the path names the secret.
+	named := map[string]string{"RevealRequest": "RevealSecretRequest"}
 	for _, op := range solo.Operations() {
 		if op.RPC == "" {
 			continue
 		}
-		m, ok := left[op.RPC]
+		m, ok := left[op.FullRPC()]
 		if !ok {
 			t.Errorf("operation %q: no rpc %s", op.Name, op.RPC)
 			continue
 		}
-		delete(left, op.RPC)
+		delete(left, op.FullRPC())
 		if m.IsStreamingServer() != op.Streams || m.IsStreamingClient() {
 			t.Errorf("rpc %s: streams = %v, want %v from the server only", op.RPC, m.IsStreamingServer(), op.Streams)
 		}
-		if op.Request != nil && string(m.Input().Name()) != op.Request.Name() {
+		if op.Request != nil && string(m.Input().Name()) != op.Request.Name() && string(m.Input().Name()) != named[op.Request.Name()] {
 			t.Errorf("rpc %s takes %s, want %s", op.RPC, m.Input().Name(), op.Request.Name())
 		}
 		if op.Response != nil && !op.Streams && string(m.Output().Name()) != op.Response.Name() {
@@ -242,6 +246,8 @@ func kindsOf(t reflect.Type) []string {
 		return []string{"Struct"}
 	case t == reflect.TypeFor[map[string]string]():
 		return []string{"map<string, string>", "map<string, bytes>"}
+	case t == reflect.TypeFor[solo.Sensitive]():
+		return []string{"string"}
 	case t == reflect.TypeFor[*string]():
 		return []string{"optional string", "optional bytes"}
 	}

@@ -1,0 +1,66 @@
+package capability
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/solo-run/solo/pkg/solo"
+)
+
+// limit is one bound of a holder's requests. Tokens that were derived from the same
+// one have the same name for it, and so share it.
+type limit struct {
+	name      string
+	perMinute int
+}
+
+// maxLimits bounds how many limiters are kept.
+const maxLimits = 16384
+
+// limits are the limiters in use.
+type limits struct {
+	mu    sync.Mutex
+	known map[string]*rate.Limiter
+}
+
+func (l *limits) get(at limit, now time.Time) *rate.Limiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if lim, ok := l.known[at.name]; ok {
+		return lim
+	}
+	if len(l.known) >= maxLimits {
+		// One that is full again says no more than a new one.
+		for name, lim := range l.known {
+			if lim.TokensAt(now) >= float64(lim.Burst()) {
+				delete(l.known, name)
+			}
+		}
+	}
+	lim := rate.NewLimiter(rate.Limit(float64(at.perMinute)/60), at.perMinute)
+	l.known[at.name] = lim
+	return lim
+}
+
+// Admit counts a request against every bound of the token's. The error is
+// rate_limited, with when to come again.
+func (h *Holder) Admit(now time.Time) error {
+	var counted [4]*rate.Reservation
+	taken := counted[:0]
+	for _, at := range h.rates {
+		r := h.store.limits.get(at, now).ReserveN(now, 1)
+		taken = append(taken, r)
+		wait := r.DelayFrom(now)
+		if r.OK() && wait == 0 {
+			continue
+		}
+		for _, r := range taken {
+			r.CancelAt(now) // what is refused does not count
+		}
+		return solo.Errorf(solo.CodeRateLimited, "the capability may make %d requests a minute, and has", at.perMinute).
+			Retry(max(wait, time.Second)).With("limit", at.perMinute)
+	}
+	return nil
+}
