@@ -25,6 +25,7 @@ import (
 	"github.com/solo-run/solo/pkg/engine"
 	"github.com/solo-run/solo/pkg/eventlog"
 	"github.com/solo-run/solo/pkg/failpoint"
+	"github.com/solo-run/solo/pkg/gateway"
 	"github.com/solo-run/solo/pkg/gateway/grpc"
 	"github.com/solo-run/solo/pkg/gateway/mcp"
 	"github.com/solo-run/solo/pkg/gateway/rest"
@@ -253,7 +254,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		rest: rest.Config{
 			Engine: d.engine, Log: d.log.Named("rest"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.HTTPPort)),
 			Socket: cfg.Solo.Socket, RequireCapability: cfg.Security.RequireCapability, LLMs: docs.LLMs,
-			Agents: func(routes http.Handler) http.Handler { return mcp.New(Version, routes) },
+			Agents: func(routes http.Handler) gateway.Agents { return mcp.New(Version, routes) },
 		},
 		grpc: grpc.Config{
 			Engine: d.engine, Log: d.log.Named("grpc"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.ListenPort)),

@@ -22,13 +22,13 @@ type step struct {
 	Why       string `json:"why"`
 }
 
-// result is an answer within its bounds. Steps of tools that there are not are left
-// out.
-func (s *Server) result(out map[string]any, failed bool) *sdk.CallToolResult {
+// result is an answer within its bounds. Steps of tools that the caller does not have
+// are left out.
+func (s *Server) result(in *incoming, out map[string]any, failed bool) *sdk.CallToolResult {
 	if steps, ok := out["next"].([]step); ok {
 		kept := []step{}
 		for _, st := range steps {
-			if s.tools[st.Tool] != nil {
+			if s.offers(in.principal, st.Tool) {
 				kept = append(kept, st)
 			}
 		}
@@ -41,7 +41,7 @@ func (s *Server) result(out map[string]any, failed bool) *sdk.CallToolResult {
 }
 
 // refusal is the result of a call that failed: what is wrong, where, and what now.
-func (s *Server) refusal(t *tool, a *arguments, f *failure) *sdk.CallToolResult {
+func (s *Server) refusal(in *incoming, t *tool, a *arguments, f *failure) *sdk.CallToolResult {
 	out := map[string]any{"error": f.Error, "message": f.Message}
 	for name, v := range f.Details {
 		switch name {
@@ -69,7 +69,7 @@ func (s *Server) refusal(t *tool, a *arguments, f *failure) *sdk.CallToolResult 
 		out["request_id"] = f.requestID
 	}
 	out["next"] = s.mend(t, a, f)
-	return s.result(out, true)
+	return s.result(in, out, true)
 }
 
 // mend says what to do about a refusal.

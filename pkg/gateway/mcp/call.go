@@ -72,10 +72,8 @@ func (r *reply) Write(p []byte) (int, error) {
 	return r.body.Write(p)
 }
 
-// proofs are the headers that say who is calling.
-var proofs = []string{"Authorization", "X-Tenant-Id"}
-
-// call makes a call of REST in the name of the request that came in.
+// call makes a call of REST. In whose name, ctx says: it is that of the request that
+// came in.
 func (s *Server) call(ctx context.Context, in *incoming, q *request) (out *reply) {
 	out = &reply{header: http.Header{}}
 	target := &url.URL{RawPath: q.path, RawQuery: q.query.Encode()}
@@ -96,11 +94,6 @@ func (s *Server) call(ctx context.Context, in *incoming, q *request) (out *reply
 	}
 	for name, values := range q.header {
 		r.Header[name] = values
-	}
-	for _, name := range proofs {
-		if values := outer.Header.Values(name); values != nil {
-			r.Header[name] = values
-		}
 	}
 	r.Header.Set("X-Request-Id", in.id)
 	// What a handler would have the connection cut for is an answer here.

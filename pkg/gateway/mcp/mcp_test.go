@@ -32,7 +32,9 @@ type fixture struct {
 	t     *testing.T
 	url   string
 	calls []asked
-	rest  http.HandlerFunc
+	// principal is who is calling.
+	principal solo.Principal
+	rest      http.HandlerFunc
 }
 
 func serve(t *testing.T, rest http.HandlerFunc) *fixture {
@@ -46,7 +48,7 @@ func serve(t *testing.T, rest http.HandlerFunc) *fixture {
 		}
 		io.WriteString(w, "{}")
 	}))
-	srv := httptest.NewServer(s)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.Serve(w, r, f.principal) }))
 	t.Cleanup(srv.Close)
 	f.url = srv.URL
 	return f
@@ -285,8 +287,9 @@ func TestTheInsideStaysInside(t *testing.T) {
 	}
 }
 
-// The proofs of the caller are those of the call; nothing else of its headers is.
-func TestProofsGoAlong(t *testing.T) {
+// Nothing of the message's own headers is the call's, but the id of the request; its
+// context is.
+func TestHeadersStayBehind(t *testing.T) {
 	f := serve(t, nil)
 	req, err := http.NewRequest("POST", f.url, strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list"}}`))
 	if err != nil {
@@ -301,19 +304,58 @@ func TestProofsGoAlong(t *testing.T) {
 	}
 	io.Copy(io.Discard, resp.Body)
 	resp.Body.Close()
-	if len(f.calls) != 1 {
-		t.Fatalf("%d calls", len(f.calls))
+	if len(f.calls) != 1 || len(f.calls[0].header) != 1 || f.calls[0].header["X-Request-Id"] == nil {
+		t.Errorf("the calls %v", f.calls)
 	}
-	h := f.calls[0].header
-	if h.Get("Authorization") != "Bearer x" || h.Get("X-Tenant-Id") != "t" || h.Get("X-Timeout-Ms") != "" || h.Get("Idempotency-Key") != "" {
-		t.Errorf("the call has the headers %v", h)
+}
+
+// readers may read services, and nothing else.
+type readers struct{}
+
+func (readers) Allows(p solo.Permission, resource, _ string) bool {
+	return p == solo.PermissionRead && strings.HasPrefix(resource, "services/")
+}
+func (readers) AllowsSome(p solo.Permission, kind string) bool {
+	return p == solo.PermissionRead && kind == "services"
+}
+
+// A capability is offered the tools that it can use, and no steps to others.
+func TestToolsAreScoped(t *testing.T) {
+	f := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, `{"service_id":"a","state":"failed"}`)
+	})
+	f.principal = solo.Principal{Tenant: "t", Rights: readers{}}
+	var names []string
+	for tool, err := range f.connect().Tools(t.Context(), nil) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, tool.Name)
+	}
+	want := map[string]bool{}
+	for _, op := range solo.Operations() {
+		if op.Tool && op.Permission == solo.PermissionRead && strings.HasPrefix(op.Resource, "services/") {
+			want[toolName(op.Name)] = true
+		}
+	}
+	for _, name := range names {
+		if !want[name] {
+			t.Errorf("%s is offered", name)
+		}
+	}
+	if len(names) != len(want) || len(names) == 0 {
+		t.Errorf("offered are %v, want %v", names, want)
+	}
+	text, _ := f.call("status", `{"service_id":"a"}`)
+	if !strings.Contains(text, `"tool":"explain"`) || strings.Contains(text, `"tool":"restart"`) {
+		t.Errorf("steps: %s", text)
 	}
 }
 
 // A body that is no message has an answer of JSON-RPC.
 func TestBadBodies(t *testing.T) {
 	f := serve(t, nil)
-	for body, code := range map[string]string{"": "-32700", " ": "-32700", `{"jsonrpc":"2.0","id":1,"met`: "-32700", "x": "-32700", `{"jsonrpc":"2.0","id":1,"method":5}`: "-32600"} {
+	for body, code := range map[string]string{"": "-32700", " ": "-32700", `{"jsonrpc":"2.0","id":1,"met`: "-32700", "x": "-32700", `{"jsonrpc":"2.0","id":1,"method":5}`: "-32600", `[{"jsonrpc":"2.0","id":1,"method":"ping"}]`: "-32600", "7": "-32600"} {
 		resp, err := http.Post(f.url, "application/json", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)

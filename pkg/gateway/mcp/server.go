@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -40,13 +41,15 @@ type Server struct {
 }
 
 // ticket is a request in the words of a cancellation: who sent it, and its id.
-type ticket struct{ session, token, tenant, id string }
+type ticket struct{ session, tenant, capability, id string }
 
 // incoming is the request that carries a call of a tool.
 type incoming struct {
 	request *http.Request
 	// ctx ends when the caller has gone or has cancelled.
 	ctx context.Context
+	// principal is who is calling: REST finds it in ctx.
+	principal solo.Principal
 	// id is the request's, for the daemon's log.
 	id string
 }
@@ -59,6 +62,8 @@ func New(version string, calls http.Handler) *Server {
 	s := &Server{calls: calls, tools: map[string]*tool{}, running: map[ticket]*context.CancelFunc{}}
 	server := sdk.NewServer(&sdk.Implementation{Name: "solo", Title: "Solo", Version: version}, &sdk.ServerOptions{
 		Instructions: instructions,
+		// What is listed and read is that of the caller.
+		SetCacheable: func(_ context.Context, _ sdk.Request, c *sdk.Cacheable) { c.CacheScope = "private" },
 		// Nothing changes while a session lasts, since there are no sessions.
 		Capabilities: &sdk.ServerCapabilities{Tools: &sdk.ToolCapabilities{}, Resources: &sdk.ResourceCapabilities{}},
 	})
@@ -73,7 +78,7 @@ func New(version string, calls http.Handler) *Server {
 		server.AddTool(t.def, s.handler(t))
 	}
 	s.addResources(server)
-	server.AddReceivingMiddleware(noSubscriptions)
+	server.AddReceivingMiddleware(noSubscriptions, s.scoped)
 	s.http = sdk.NewStreamableHTTPHandler(func(*http.Request) *sdk.Server { return server }, &sdk.StreamableHTTPOptions{
 		Stateless: true, PropagateRequestCancellation: true, MaxRequestBodyBytes: solo.MaxMCPBody,
 	})
@@ -91,6 +96,34 @@ func noSubscriptions(next sdk.MethodHandler) sdk.MethodHandler {
 	}
 }
 
+// scoped lists the tools that the caller's capability leaves of use.
+func (s *Server) scoped(next sdk.MethodHandler) sdk.MethodHandler {
+	return func(ctx context.Context, method string, req sdk.Request) (sdk.Result, error) {
+		out, err := next(ctx, method, req)
+		list, ok := out.(*sdk.ListToolsResult)
+		if err != nil || !ok {
+			return out, err
+		}
+		in, ok := ctx.Value(incomingKey{}).(*incoming)
+		if !ok {
+			return nil, solo.Errorf(solo.CodeInternal, "a list without its request")
+		}
+		list.Tools = slices.DeleteFunc(list.Tools, func(t *sdk.Tool) bool { return !s.offers(in.principal, t.Name) })
+		return list, nil
+	}
+}
+
+// offers tells whether there is a tool that may be of use to the caller. What of it
+// is allowed, each call decides.
+func (s *Server) offers(p solo.Principal, name string) bool {
+	t := s.tools[name]
+	if t == nil || p.Rights == nil || t.op.Resource == "" {
+		return t != nil
+	}
+	kind, _, _ := strings.Cut(t.op.Resource, "/")
+	return p.Rights.AllowsSome(t.op.Permission, kind)
+}
+
 // envelope is as much of a message as tells what to do with it.
 type envelope struct {
 	ID     json.RawMessage `json:"id"`
@@ -98,8 +131,9 @@ type envelope struct {
 	Params json.RawMessage `json:"params"`
 }
 
-// ServeHTTP serves one POST, whose body is bounded already.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// Serve implements [gateway.Agents]: it serves one POST, whose body is bounded
+// already.
+func (s *Server) Serve(w http.ResponseWriter, r *http.Request, p solo.Principal) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		refuse(w, codeParseError, "the body did not arrive whole")
@@ -110,13 +144,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var m envelope
-	if trimmed := bytes.TrimLeft(body, " \t\r\n"); trimmed[0] == '{' {
-		if err := json.Unmarshal(body, &m); err != nil {
-			refuse(w, codeInvalidRequest, "the body is not a message of JSON-RPC")
-			return
-		}
+	if err := json.Unmarshal(body, &m); err != nil {
+		refuse(w, codeInvalidRequest, "the body is not one message of JSON-RPC; batches are not taken")
+		return
 	}
-	at := ticket{session: r.Header.Get(sessionHeader), token: r.Header.Get("Authorization"), tenant: r.Header.Get("X-Tenant-Id")}
+	at := ticket{session: r.Header.Get(sessionHeader), tenant: p.Tenant, capability: p.Capability}
 	switch m.Method {
 	case cancelled:
 		s.cancel(at, m.Params)
@@ -131,7 +163,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		at.id = string(m.ID)
 		defer s.track(at, stop)()
 	}
-	in := &incoming{request: r, ctx: ctx, id: w.Header().Get("X-Request-Id")}
+	in := &incoming{request: r, ctx: ctx, principal: p, id: w.Header().Get("X-Request-Id")}
 	r = r.WithContext(context.WithValue(ctx, incomingKey{}, in))
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	s.http.ServeHTTP(w, r)
@@ -178,7 +210,7 @@ func (s *Server) handler(t *tool) sdk.ToolHandler {
 		}
 		args, err := parseArguments(req.Params.Arguments)
 		if err != nil {
-			return s.refusal(t, nil, errorBody(err)), nil
+			return s.refusal(in, t, nil, errorBody(err)), nil
 		}
 		work, done := reportProgress(ctx, in.ctx, req)
 		defer done()
@@ -193,17 +225,17 @@ func (s *Server) run(ctx context.Context, in *incoming, t *tool, args *arguments
 	}
 	q, err := t.request(args)
 	if err != nil {
-		return s.refusal(t, args, errorBody(err))
+		return s.refusal(in, t, args, errorBody(err))
 	}
 	r := s.call(ctx, in, q)
 	if r.status >= 300 {
-		return s.refusal(t, args, r.problem(in.id))
+		return s.refusal(in, t, args, r.problem(in.id))
 	}
 	out, err := t.shape(args, r)
 	if err != nil {
-		return s.refusal(t, args, errorBody(err))
+		return s.refusal(in, t, args, errorBody(err))
 	}
-	return s.result(out, false)
+	return s.result(in, out, false)
 }
 
 // reportProgress has the work under ctx told to a caller that gave a token for it,

@@ -312,6 +312,9 @@ func structSchema(t reflect.Type) object {
 }
 
 func typeSchema(t reflect.Type) object {
+	if t.Kind() != reflect.Pointer && reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return object{"type": "string"} // a time, or text that is not shown
+	}
 	switch t.Kind() {
 	case reflect.Pointer:
 		return typeSchema(t.Elem())

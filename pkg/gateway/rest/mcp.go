@@ -2,6 +2,7 @@ package rest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -9,6 +10,19 @@ import (
 
 	"github.com/solo-run/solo/pkg/solo"
 )
+
+// actingKey is for the principal of a call that an agent's message makes: it was
+// found with the message, whose proofs count once.
+type actingKey struct{}
+
+// actAs makes a call in the name of who has sent the message.
+func (c *call) actAs(p solo.Principal, body *string) error {
+	if body != nil && *body != p.Tenant {
+		return solo.Errorf(solo.CodePermissionDenied, "the request names two tenants")
+	}
+	c.principal = p
+	return c.access().Admits(c.op, p)
+}
 
 // mcp hands a message to the gateway for agents, whose tools come back here as calls
 // of their own.
@@ -21,12 +35,13 @@ func (s *Server) mcp(c *call) error {
 		return err
 	}
 	r := c.Request()
+	r = r.WithContext(context.WithValue(r.Context(), actingKey{}, c.principal))
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if len(r.Header.Values("Accept")) == 0 {
 		r.Header.Set("Accept", "*/*") // which is what nothing means
 	}
 	w := &refusals{ResponseWriter: c.Response(), draining: s.draining.Load()}
-	s.agents.ServeHTTP(w, r)
+	s.agents.Serve(w, r, c.principal)
 	return w.err()
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/solo-run/solo/pkg/gateway"
 	"github.com/solo-run/solo/pkg/gateway/mcp"
 	"github.com/solo-run/solo/pkg/gateway/rest"
 	"github.com/solo-run/solo/pkg/solo"
@@ -18,7 +19,7 @@ import (
 func serveAgents(t *testing.T) *fixture {
 	return serveWith(t, func(c *rest.Config) {
 		c.LLMs = "# Solo"
-		c.Agents = func(routes http.Handler) http.Handler { return mcp.New("v", routes) }
+		c.Agents = func(routes http.Handler) gateway.Agents { return mcp.New("v", routes) }
 	})
 }
 
@@ -190,7 +191,7 @@ func TestAgentsAtTheEnd(t *testing.T) {
 // What agents ask costs little over what REST costs.
 func BenchmarkStatus(b *testing.B) {
 	f := serveWith(b, func(c *rest.Config) {
-		c.Agents = func(routes http.Handler) http.Handler { return mcp.New("v", routes) }
+		c.Agents = func(routes http.Handler) gateway.Agents { return mcp.New("v", routes) }
 	})
 	ask := func(b *testing.B, method, path, body string) {
 		req, err := http.NewRequest(method, f.url+path, strings.NewReader(body))

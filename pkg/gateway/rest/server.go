@@ -31,7 +31,7 @@ type Config struct {
 	// Meter is told of each request; nil is nobody.
 	Meter gateway.Meter
 	// Agents makes the handler of POST /mcp over all the other routes; nil is none.
-	Agents func(routes http.Handler) http.Handler
+	Agents func(routes http.Handler) gateway.Agents
 	// LLMs is the text of /llms.txt.
 	LLMs string
 	// RequireCapability has a tenant's name prove nothing by itself.
@@ -68,7 +68,7 @@ type Server struct {
 	requests atomic.Uint64
 	boot     string
 	// agents serves POST /mcp, nil where nobody does.
-	agents http.Handler
+	agents gateway.Agents
 	// draining is set once no connection is kept any longer, active counts those with
 	// a request.
 	draining atomic.Bool
