@@ -19,12 +19,14 @@ import (
 const defaultData = "./data"
 
 func (a *app) backupCommand() *cobra.Command {
-	return &cobra.Command{
+	var withKey bool
+	cmd := &cobra.Command{
 		Use:   "backup [FILE]",
 		Short: "Take a consistent copy of the running daemon",
 		Long: `Take a consistent copy of the running daemon: its event log and state, sources,
-artifacts and logs, as a tar. FILE is solo-backup-TIME.tar by default, or - for
-stdout. What is written to a file is read back and proved. Only the operator may.`,
+artifacts, logs and sealed secrets, as a tar. FILE is solo-backup-TIME.tar by default,
+or - for stdout. What is written to a file is read back and proved. The vault's key is
+left out, unless --with-key asks for it: keep it elsewhere. Only the operator may.`,
 		Example: "  solo backup\n  solo backup - | ssh other 'cat > solo.tar'",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -34,17 +36,19 @@ stdout. What is written to a file is read back and proved. Only the operator may
 			}
 			return a.ask(cmd, func(c *client.Client) error {
 				if name == "-" {
-					_, err := c.Backup(cmd.Context(), a.out)
+					_, err := c.Backup(cmd.Context(), withKey, a.out)
 					return err
 				}
-				return a.backupTo(cmd, c, name)
+				return a.backupTo(cmd, c, withKey, name)
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&withKey, "with-key", false, "put the vault's key file into it: who has the backup then has every secret")
+	return cmd
 }
 
 // backupTo writes beside the file and gives it its name once it is proved.
-func (a *app) backupTo(cmd *cobra.Command, c *client.Client, name string) error {
+func (a *app) backupTo(cmd *cobra.Command, c *client.Client, withKey bool, name string) error {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
 	if err != nil {
 		return fmt.Errorf("cannot write the backup: %w", err)
@@ -52,7 +56,7 @@ func (a *app) backupTo(cmd *cobra.Command, c *client.Client, name string) error 
 	defer os.Remove(f.Name())
 	defer f.Close()
 	err = a.waiting("taking a backup", func() error {
-		_, err := c.Backup(cmd.Context(), f)
+		_, err := c.Backup(cmd.Context(), withKey, f)
 		return err
 	})
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/solo-run/solo/pkg/eventlog"
 	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
+	"github.com/solo-run/solo/pkg/vault"
 )
 
 // A backup is a tar: a manifest first, then the files of a data directory, and
@@ -32,6 +33,10 @@ const (
 	// storeFile is the event log and all state, in a backup and by default in a data
 	// directory.
 	storeFile = "events"
+	// keysFile is the keyring of the vault, and keyFile, where the operator wants it in
+	// the backup too, the key that opens it.
+	keysFile = "vault"
+	keyFile  = "vault.key"
 )
 
 // Manifest says what a backup holds.
@@ -42,8 +47,11 @@ type Manifest struct {
 	// Events is the proof of the log that the backup holds.
 	Events solo.VerifyReport `json:"events"`
 	// Files is how many there are, Bytes what they hold.
-	Files int   `json:"files"`
-	Bytes int64 `json:"bytes"`
+	Files int `json:"files"`
+	// WithKey tells that the vault's key file is among them: who has the backup then has
+	// every secret.
+	WithKey bool  `json:"with_key"`
+	Bytes   int64 `json:"bytes"`
 }
 
 // backupTrees are the directories of a data directory that are copied. Their
@@ -52,7 +60,10 @@ var backupTrees = []string{"artifacts", "logs", "sources"}
 
 // backup writes a consistent copy of the running daemon. What the copy of the
 // store names is held by hard links until it is written.
-func (d *daemon) backup(ctx context.Context, w io.Writer) error {
+func (d *daemon) backup(ctx context.Context, withKey bool, w io.Writer) error {
+	if withKey && d.cfg.Vault.KeySource != vault.SourceFile {
+		return solo.InvalidFields(solo.Field{Field: "with_key", Message: "the vault's key is no file of solod's: keep it where it comes from"})
+	}
 	dir := d.cfg.Solo.DataDir
 	staging, err := os.MkdirTemp(dir, stagingPrefix)
 	if err != nil {
@@ -60,12 +71,19 @@ func (d *daemon) backup(ctx context.Context, w io.Writer) error {
 	}
 	defer os.RemoveAll(staging)
 	var files []backupFile
-	err = d.engine.Hold(func() error {
-		if err := d.db.Snapshot(filepath.Join(staging, storeFile)); err != nil {
+	// No rotation in between: the keyring has to open the secrets that are copied.
+	err = d.vault.Hold(func() error {
+		return d.engine.Hold(func() error {
+			err := errors.Join(d.db.Snapshot(filepath.Join(staging, storeFile)), d.keys.Snapshot(filepath.Join(staging, keysFile)))
+			if err == nil && withKey {
+				err = copyKey(d.cfg.Vault.KeyFile, filepath.Join(staging, keyFile))
+			}
+			if err != nil {
+				return err
+			}
+			files, err = link(dir, staging)
 			return err
-		}
-		files, err = link(dir, staging)
-		return err
+		})
 	})
 	if err != nil {
 		return solo.StorageError("a backup cannot be made", err)
@@ -75,16 +93,31 @@ func (d *daemon) backup(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(filepath.Join(staging, storeFile))
-	if err != nil {
-		return err
+	top := []string{storeFile, keysFile}
+	if withKey {
+		top = append(top, keyFile)
 	}
-	files = append([]backupFile{{storeFile, info.Size()}}, files...)
-	m := Manifest{Format: backupFormat, Version: Version, CreatedAt: time.Now().UTC(), Events: report, Files: len(files)}
+	for _, name := range top {
+		info, err := os.Stat(filepath.Join(staging, name))
+		if err != nil {
+			return err
+		}
+		files = append(files, backupFile{name, info.Size()})
+	}
+	m := Manifest{Format: backupFormat, Version: Version, CreatedAt: time.Now().UTC(), Events: report, Files: len(files), WithKey: withKey}
 	for _, f := range files {
 		m.Bytes += f.size
 	}
 	return writeBackup(ctx, w, staging, m, files)
+}
+
+func copyKey(from, to string) error {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	defer clear(text)
+	return os.WriteFile(to, text, 0o600)
 }
 
 // stagingPrefix begins the directories of backups under way; those of a daemon
@@ -280,7 +313,7 @@ func errCutOff(err error) error {
 // the known trees.
 func checkEntry(head *tar.Header, seen map[string]string) error {
 	name := head.Name
-	known := name == storeFile
+	known := name == storeFile || name == keysFile || name == keyFile
 	for _, tree := range backupTrees {
 		known = known || strings.HasPrefix(name, tree+"/")
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
+	"github.com/solo-run/solo/pkg/admission"
 	"github.com/solo-run/solo/pkg/engine"
 	"github.com/solo-run/solo/pkg/eventlog"
 	"github.com/solo-run/solo/pkg/sandbox"
@@ -294,8 +295,8 @@ func (c *Config) settings() []setting {
 		{"events.keep_days", &c.Events.KeepDays, within(&c.Events.KeepDays, 0, 100000)},
 		{"events.max_mb", &c.Events.MaxMB, within(&c.Events.MaxMB, 0, 1<<30)},
 		{"versions.keep", &c.Versions.Keep, notBuilt(&c.Versions.Keep, 50)},
-		{"breaker.failures", &c.Breaker.Failures, notBuilt(&c.Breaker.Failures, 20)},
-		{"breaker.open_ms", &c.Breaker.OpenMS, notBuilt(&c.Breaker.OpenMS, 5000)},
+		{"breaker.failures", &c.Breaker.Failures, within(&c.Breaker.Failures, 1, 1<<20)},
+		{"breaker.open_ms", &c.Breaker.OpenMS, within(&c.Breaker.OpenMS, 1, 24*60*60*1000)},
 		{"database.events_db", &c.Database.EventsDB, notEmpty(&c.Database.EventsDB)},
 		{"database.vault_db", &c.Database.VaultDB, notEmpty(&c.Database.VaultDB)},
 	}
@@ -683,6 +684,7 @@ func (c *Config) bounds() engine.Bounds {
 		Defaults: defaults, Ceiling: ceiling, MaxTenants: c.Solo.MaxTenants, MaxPerTenant: c.Limits.MaxPerTenant, MaxTotal: c.Limits.MaxTotal,
 		InflightPerTenant: int64(c.Limits.InflightPerTenant), InflightTotal: int64(c.Limits.InflightTotal),
 		TenantSecrets: c.Limits.TenantSecrets,
+		Breaker:       admission.Policy{Failures: c.Breaker.Failures, Open: time.Duration(c.Breaker.OpenMS) * time.Millisecond},
 	}
 }
 

@@ -135,6 +135,7 @@ type daemon struct {
 	doors   *doors
 	db      *store.DB
 	keys    *store.DB
+	vault   *vault.Vault
 	events  *eventlog.Log
 	engine  *engine.Engine
 	monitor *telemetry.Monitor
@@ -200,6 +201,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.vault = secrets
 	events.Sign(func() ([]byte, error) { return secrets.Derive("log checkpoint", "") })
 	caps, err := capability.Open(capability.Config{DB: db, Keys: secrets, Rate: cfg.Security.RateLimit})
 	if err != nil {

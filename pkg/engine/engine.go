@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/solo-run/solo/pkg/admission"
 	"github.com/solo-run/solo/pkg/capability"
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/eventlog"
@@ -40,6 +41,8 @@ type Bounds struct {
 	MaxTenants, MaxPerTenant, MaxTotal int
 	// InflightPerTenant and InflightTotal bound the calls that run or wait.
 	InflightPerTenant, InflightTotal int64
+	// Breaker says when calls of a service are refused because it fails them all.
+	Breaker admission.Policy
 	// TenantSecrets is how many a tenant may have, 0 for as many as it likes.
 	TenantSecrets int
 }
@@ -68,8 +71,9 @@ type Config struct {
 	Parts func() []solo.TreeNode
 	// Components are how those are, for /health.
 	Components func() map[string]solo.Component
-	// Backup writes a consistent copy of all that is kept.
-	Backup func(ctx context.Context, w io.Writer) error
+	// Backup writes a consistent copy of all that is kept; the vault's key is in it only
+	// where it is asked for.
+	Backup func(ctx context.Context, withKey bool, w io.Writer) error
 	// Upgrade starts an upgrade; Adopt is what a former daemon has handed over, nil at
 	// a boot of its own.
 	Upgrade func(ctx context.Context, binary string) (*solo.UpgradeResult, error)
@@ -135,6 +139,7 @@ type service struct {
 	unit   *supervisor.Unit
 	// ordered is who has asked last for a kill or a restart, for the event of it.
 	ordered atomic.Pointer[map[string]any]
+	breaker admission.Breaker
 	// ended is told of the end of each call.
 	ended func(code solo.Code, took time.Duration)
 }

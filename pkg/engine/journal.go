@@ -77,7 +77,10 @@ func (e *Engine) apply(tx *store.Tx, r *record, c supervisor.Change) error {
 			}
 			cause = r.LastEvent
 		}
-		return e.append(tx, r, solo.EventServiceStarted, startedPayload(r, c.Cause), cause)
+		if err := e.append(tx, r, solo.EventServiceStarted, startedPayload(r, c.Cause), cause); err != nil {
+			return err
+		}
+		return e.closeCircuit(tx, r)
 
 	case supervisor.ChangeEnded:
 		r.Live = nil
@@ -142,6 +145,19 @@ func (e *Engine) sign(payload map[string]any, key solo.Key) {
 			payload["by"] = *who
 		}
 	}
+}
+
+// closeCircuit lets callers in again: another instance stands behind the service.
+func (e *Engine) closeCircuit(tx *store.Tx, r *record) error {
+	s := e.lookup(r.key())
+	if s == nil {
+		return nil
+	}
+	tx.OnCommit(s.breaker.Reset)
+	if !s.breaker.Open() {
+		return nil
+	}
+	return e.append(tx, r, solo.EventCircuitClosed, map[string]any{"reason": "the service was started anew"}, r.LastEvent)
 }
 
 // storedState is what a record says: whatever is on its way to run is starting.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/solo-run/solo/pkg/admission"
 	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/metering"
 	"github.com/solo-run/solo/pkg/solo"
@@ -314,7 +315,48 @@ func (e *Engine) call(ctx context.Context, s *service, key solo.Key, req *solo.I
 		req.Metadata = map[string]string{}
 	}
 	req.Metadata["version"] = strconv.Itoa(s.unit.View().Plan.Version)
-	return s.unit.Call(ctx, req)
+	ticket, err := s.breaker.Enter(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	reply, err := s.unit.Call(ctx, req)
+	change := s.breaker.Leave(&ticket, e.bounds.Load().Breaker, outcome(err, timeout), time.Now())
+	if change != admission.Unchanged {
+		e.circuit(key, s, change, err)
+	}
+	return reply, err
+}
+
+// slowCall is the shortest deadline whose end says something about the service
+// (contract 3, breaker.failures).
+const slowCall = time.Second
+
+// outcome is what the end of a call says about the service.
+func outcome(err error, timeout time.Duration) admission.Outcome {
+	switch code := solo.CodeOf(err); {
+	case code == solo.CodeUnavailable, code == solo.CodeDeadlineExceeded && timeout >= slowCall:
+		return admission.Bad
+	case code == solo.CodeDeadlineExceeded, code == solo.CodeNotRunning, code == solo.CodeNotReady, code == solo.CodeRateLimited, code == solo.CodeShuttingDown:
+		return admission.Neither
+	}
+	return admission.Good // it has answered, whatever it said
+}
+
+// circuit records that a breaker has opened or closed. The call has its end already:
+// a disk that fails is no reason to give it another.
+func (e *Engine) circuit(key solo.Key, s *service, change admission.Change, cause error) {
+	kind, payload := solo.EventCircuitClosed, map[string]any{"reason": "a call has succeeded"}
+	if change == admission.Opened {
+		p := e.bounds.Load().Breaker
+		kind, payload = solo.EventCircuitOpened, map[string]any{"failures": p.Failures, "open_ms": p.Open.Milliseconds(), "last": solo.CodeOf(cause)}
+	}
+	err := e.cfg.DB.Update(func(tx *store.Tx) error {
+		_, err := e.cfg.Events.Append(tx, solo.Event{TenantID: key.Tenant, Type: kind, Subject: solo.ServiceSubject(key.Service), Payload: payload})
+		return err
+	})
+	if err != nil {
+		e.cfg.Log.Error("a change of a circuit breaker cannot be recorded", "tenant", key.Tenant, "service", key.Service, "error", err)
+	}
 }
 
 // Hold runs f while nothing that the store names is forgotten.
@@ -326,11 +368,14 @@ func (e *Engine) Hold(f func() error) error {
 
 // Backup writes a consistent copy of the running daemon: the log, the state, the
 // sources, the artifacts and the logs.
-func (e *Engine) Backup(ctx context.Context, p solo.Principal, w io.Writer) error {
+func (e *Engine) Backup(ctx context.Context, p solo.Principal, withKey bool, w io.Writer) error {
 	if !p.Operator {
 		return solo.Errorf(solo.CodePermissionDenied, "only the operator may take a backup")
 	}
-	return e.cfg.Backup(ctx, w)
+	if withKey {
+		e.cfg.Log.Warn("a backup is taken that holds the vault's key", "by", p.Proof)
+	}
+	return e.cfg.Backup(ctx, withKey, w)
 }
 
 // Shutdown ends the daemon as SIGTERM does.

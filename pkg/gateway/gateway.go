@@ -68,7 +68,7 @@ type Engine interface {
 	Metrics(ctx context.Context, p solo.Principal, accept string) (contentType string, body []byte, err error)
 	Ready() bool
 	Begin(p solo.Principal, key string, request []byte, secret bool) (first *solo.Answer, finish func(*solo.Answer) error, err error)
-	Backup(ctx context.Context, p solo.Principal, w io.Writer) error
+	Backup(ctx context.Context, p solo.Principal, withKey bool, w io.Writer) error
 	Upgrade(ctx context.Context, p solo.Principal, binary string) (*solo.UpgradeResult, error)
 	Shutdown(p solo.Principal) error
 }

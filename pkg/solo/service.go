@@ -199,6 +199,8 @@ const (
 	EventRuntimeUsageHigh        EventType = "runtime_usage_high"
 	EventConfigReloaded          EventType = "config_reloaded"
 	EventLogCheckpoint           EventType = "log_checkpoint"
+	EventCircuitOpened           EventType = "circuit_opened"
+	EventCircuitClosed           EventType = "circuit_closed"
 	EventCapabilityGranted       EventType = "capability_granted"
 	EventCapabilityRevoked       EventType = "capability_revoked"
 	EventCapabilityDenied        EventType = "capability_denied"

@@ -257,6 +257,13 @@ func (v *Vault) Derive(purpose, tenant string) ([]byte, error) {
 	return derive(r.Root, nil, string(bound("derive", purpose, tenant)))
 }
 
+// Hold runs f while no key changes.
+func (v *Vault) Hold(f func() error) error {
+	v.changing.Lock()
+	defer v.changing.Unlock()
+	return f()
+}
+
 // putRing stores a keyring under a name, and takes another name away.
 func (v *Vault) putRing(name []byte, rec *ringRecord, without []byte) error {
 	err := v.cfg.Keys.Update(func(tx *store.Tx) error {

@@ -266,12 +266,17 @@ func (c *Client) Shutdown(ctx context.Context) (*solov1.ShutdownResult, error) {
 }
 
 // Backup writes a consistent copy of the running daemon to w, as a tar, and
-// returns how many bytes it has. A copy that is cut short is an error. REST only.
-func (c *Client) Backup(ctx context.Context, w io.Writer) (int64, error) {
+// returns how many bytes it has. withKey puts the vault's key file into it: who has
+// it then has every secret. A copy that is cut short is an error. REST only.
+func (c *Client) Backup(ctx context.Context, withKey bool, w io.Writer) (int64, error) {
 	if c.rest == nil {
 		return 0, refuse("gRPC does not offer this call: use an address of http or unix")
 	}
-	return c.rest.copy(ctx, &request{method: "GET", path: "/backup", max: maxObject}, w)
+	query := url.Values{}
+	if withKey {
+		query.Set("with_key", "true")
+	}
+	return c.rest.copy(ctx, &request{method: "GET", path: "/backup", query: query, max: maxObject}, w)
 }
 
 // Upgrade has another binary take the daemon's place, "" the one that is installed

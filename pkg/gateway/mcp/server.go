@@ -189,7 +189,7 @@ func (s *Server) cancel(at ticket, params json.RawMessage) {
 	var p struct {
 		RequestID json.RawMessage `json:"requestId"`
 	}
-	if at.session == "" || json.Unmarshal(params, &p) != nil {
+	if json.Unmarshal(params, &p) != nil {
 		return
 	}
 	at.id = string(p.RequestID)

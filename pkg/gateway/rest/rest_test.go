@@ -214,7 +214,7 @@ func (e *engine) Begin(p solo.Principal, key string, request []byte, secret bool
 		return e.note("finish %d", a.Status)
 	}, e.note("begin %s %s %d", p.Tenant, key, len(request))
 }
-func (e *engine) Backup(_ context.Context, p solo.Principal, w io.Writer) error {
+func (e *engine) Backup(_ context.Context, p solo.Principal, withKey bool, w io.Writer) error {
 	io.WriteString(w, "tar")
 	return e.note("backup %v", p.Operator)
 }

@@ -351,8 +351,13 @@ func (s *Server) readiness(c *call) error {
 // backup streams. Once the first byte is out, an error can only be told by cutting
 // the answer short.
 func (s *Server) backup(c *call) error {
+	q := c.query()
+	withKey := q.flag("with_key")
+	if err := q.err(); err != nil {
+		return err
+	}
 	out := &lazyBody{call: c}
-	err := s.cfg.Engine.Backup(c.Request().Context(), c.principal, out)
+	err := s.cfg.Engine.Backup(c.Request().Context(), c.principal, withKey, out)
 	if err != nil && out.begun {
 		s.cfg.Log.Error("a backup was cut short", "request_id", c.id, "cause", err)
 		panic(http.ErrAbortHandler)
