@@ -89,7 +89,8 @@ Exit status: 0 done, 1 failed, 2 usage, 3 the source was refused, 4 not found,
 	root.AddCommand(a.deployCommand(), a.checkCommand(), a.statusCommand(), a.listCommand(), a.killCommand(),
 		a.restartCommand(), a.invokeCommand(), a.explainCommand(), a.crashesCommand(), a.waitCommand(), a.logsCommand(),
 		a.eventsCommand(), a.treeCommand(), a.healthCommand(), a.usageCommand(), a.secretsCommand(), a.vaultCommand(), a.capCommand(),
-		a.backupCommand(), a.restoreCommand(), a.doctorCommand(), a.upgradeCommand(), a.shutdownCommand(), a.versionCommand())
+		a.backupCommand(), a.restoreCommand(), a.doctorCommand(), a.upgradeCommand(), a.shutdownCommand(), a.mcpCommand(),
+		a.versionCommand())
 	return root
 }
 

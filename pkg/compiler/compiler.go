@@ -343,6 +343,7 @@ func (c *Compiler) Check(ctx context.Context, tenant string, src solo.Source) (d
 	}
 	diagnostics = append(merge(a.diagnostics, out.diagnostics), out.failures...)
 	if len(diagnostics) == 0 && out.limit == "" {
+		solo.Reached(ctx, solo.StageVetting)
 		if warnings, err = w.vet(ctx); err != nil {
 			return nil, nil, nil, err
 		}

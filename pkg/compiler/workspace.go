@@ -32,6 +32,7 @@ func (c *Compiler) workspace(ctx context.Context, a *analysis, src solo.Source) 
 	default:
 		return nil, nil, solo.Errorf(solo.CodeRateLimited, "%d builds run or wait, as many as may", cap(c.queue)).Retry(2 * time.Second)
 	}
+	solo.Reached(ctx, solo.StageQueued)
 	leave := func() { <-c.queue }
 	if err := c.warm.wait(ctx, a); err != nil {
 		leave()
@@ -191,6 +192,12 @@ func (w *workspace) run(ctx context.Context, args ...string) (*ran, error) {
 // against the source yet.
 func (w *workspace) compileAndTest(ctx context.Context, mayTest bool) (outcome, error) {
 	var out outcome
+	mayTest = mayTest && w.a.hasTests
+	stage := solo.StageCompiling
+	if mayTest {
+		stage = solo.StageTesting
+	}
+	solo.Reached(ctx, stage)
 	group, gctx := errgroup.WithContext(ctx)
 	var tested *ran
 	var built *ran
@@ -206,7 +213,7 @@ func (w *workspace) compileAndTest(ctx context.Context, mayTest bool) (outcome, 
 		}
 		return err
 	})
-	if mayTest && w.a.hasTests {
+	if mayTest {
 		group.Go(func() (err error) {
 			tested, err = w.test(gctx)
 			return err

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,12 +19,15 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/solo-run/solo/docs"
 	"github.com/solo-run/solo/pkg/capability"
 	"github.com/solo-run/solo/pkg/compiler"
 	"github.com/solo-run/solo/pkg/engine"
 	"github.com/solo-run/solo/pkg/eventlog"
 	"github.com/solo-run/solo/pkg/failpoint"
+	"github.com/solo-run/solo/pkg/gateway"
 	"github.com/solo-run/solo/pkg/gateway/grpc"
+	"github.com/solo-run/solo/pkg/gateway/mcp"
 	"github.com/solo-run/solo/pkg/gateway/rest"
 	"github.com/solo-run/solo/pkg/logs"
 	"github.com/solo-run/solo/pkg/metering"
@@ -251,7 +255,8 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 	d.doors = &doors{
 		rest: rest.Config{
 			Engine: d.engine, Log: d.log.Named("rest"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.HTTPPort)),
-			Socket: cfg.Solo.Socket, RequireCapability: cfg.Security.RequireCapability,
+			Socket: cfg.Solo.Socket, RequireCapability: cfg.Security.RequireCapability, LLMs: docs.LLMs,
+			Agents: func(routes http.Handler) gateway.Agents { return mcp.New(Version, routes) },
 		},
 		grpc: grpc.Config{
 			Engine: d.engine, Log: d.log.Named("grpc"), Addr: net.JoinHostPort(cfg.Solo.ListenHost, strconv.Itoa(cfg.Solo.ListenPort)),

@@ -192,6 +192,7 @@ func (e *Engine) deploy(ctx context.Context, key solo.Key, d *deployment) (*serv
 		return nil, err
 	}
 	failpoint.Hit("deploy.built")
+	solo.Reached(ctx, solo.StageStarting)
 	r := &record{Tenant: key.Tenant, Service: key.Service}
 	s := e.lookup(key)
 	if s != nil {

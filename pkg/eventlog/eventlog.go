@@ -258,7 +258,8 @@ func (l *Log) Wait(ctx context.Context, after uint64) error {
 const maxScan = 100_000
 
 // Page returns the events after a cursor that the query selects, oldest first.
-// NextSinceID goes on from there, also where nothing was found.
+// NextSinceID goes on from there, also where nothing was found. With Tail it is the
+// last events that match.
 func (l *Log) Page(q solo.EventQuery) (solo.EventPage, error) {
 	limit := q.Limit
 	if limit <= 0 {
@@ -281,11 +282,22 @@ func (l *Log) Page(q solo.EventQuery) (solo.EventPage, error) {
 		c := ids.Cursor()
 		scanned := 0
 		// What a cut has not come to remove yet is gone all the same.
-		for k, raw := c.Seek(key(max(q.SinceID+1, l.first.Load()))); k != nil; k, raw = c.Next() {
+		from := max(q.SinceID+1, l.first.Load())
+		begin, step := func() ([]byte, []byte) { return c.Seek(key(from)) }, c.Next
+		if q.Tail {
+			begin, step = c.Last, c.Prev
+		}
+		for k, raw := begin(); k != nil; k, raw = step() {
 			if scanned++; scanned > maxScan || len(page.Events) == limit {
-				return nil
+				if !q.Tail {
+					return nil
+				}
+				break
 			}
 			id := binary.BigEndian.Uint64(k)
+			if id < from {
+				break
+			}
 			if len(raw) == 0 {
 				raw = events.Get(k)
 			}
@@ -302,6 +314,9 @@ func (l *Log) Page(q solo.EventQuery) (solo.EventPage, error) {
 				return err
 			}
 			page.Events = append(page.Events, e)
+		}
+		if q.Tail {
+			slices.Reverse(page.Events)
 		}
 		page.NextSinceID = max(page.NextSinceID, h.id)
 		return nil

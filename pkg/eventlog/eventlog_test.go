@@ -226,6 +226,18 @@ func TestFiltersAgreeWithAModel(t *testing.T) {
 			if fmt.Sprint(got) != fmt.Sprint(want) {
 				rt.Fatalf("%+v gives %v, want %v", q, got, want)
 			}
+			q.Tail = true
+			page, err := log.Page(q)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			got = nil
+			for _, e := range page.Events {
+				got = append(got, e.ID)
+			}
+			if want = want[max(0, len(want)-q.Limit):]; fmt.Sprint(got) != fmt.Sprint(want) || page.NextSinceID < page.LastID {
+				rt.Fatalf("%+v gives %v and goes on after %d, want %v", q, got, page.NextSinceID, want)
+			}
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -78,6 +79,12 @@ type Meter interface {
 	Request(wire, operation string, code solo.Code, took time.Duration)
 }
 
+// Agents serves messages of agents, in the name of who is calling. What they ask for
+// comes back as calls of their own.
+type Agents interface {
+	Serve(w http.ResponseWriter, r *http.Request, p solo.Principal)
+}
+
 // Access decides who is calling, and what is for them.
 type Access struct {
 	Engine Engine
@@ -97,10 +104,16 @@ func (a Access) Identify(op solo.Operation, proofs identity.Proofs) (solo.Princi
 	if err != nil {
 		return p, err
 	}
+	return p, a.Admits(op, p)
+}
+
+// Admits tells whether the operation is for the caller at all; [Access.Authorize]
+// tells what of it.
+func (a Access) Admits(op solo.Operation, p solo.Principal) error {
 	if op.Permission == solo.PermissionOperator && !p.Operator {
-		return p, solo.Errorf(solo.CodePermissionDenied, "only the operator may do this: a peer on the daemon's unix socket")
+		return solo.Errorf(solo.CodePermissionDenied, "only the operator may do this: a peer on the daemon's unix socket")
 	}
-	return p, nil
+	return nil
 }
 
 // Authorize holds the operation against what the caller's capability allows. name

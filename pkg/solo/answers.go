@@ -53,6 +53,8 @@ type EventQuery struct {
 	SinceID uint64
 	// Limit bounds the page; 0 is [DefaultLimit].
 	Limit int
+	// Tail asks for the last Limit events that match instead of the first.
+	Tail bool
 }
 
 // EventPage is one page of the log. NextSinceID continues it; LastID is the

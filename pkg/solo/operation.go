@@ -67,6 +67,10 @@ type Parameter struct {
 	Doc    string
 }
 
+// MaxMCPBody bounds a message of MCP, in bytes: a source of some length, and no more
+// than a model could write.
+const MaxMCPBody = 4 << 20
+
 // maxSmallBody bounds the small bodies: of a wait, of an upgrade.
 const maxSmallBody = 64 << 10
 
@@ -107,6 +111,8 @@ const (
 	OpMetrics       = "metrics"
 	OpUsage         = "usage"
 	OpOpenAPI       = "openapi"
+	OpMCP           = "mcp"
+	OpLLMs          = "llms.txt"
 )
 
 var operations = []Operation{
@@ -174,6 +180,7 @@ var operations = []Operation{
 			{Name: "service_id", Type: "string", Doc: "Only those of a service."},
 			{Name: "event_type", Type: "string", Doc: "Only those of a type."},
 			{Name: "limit", Type: "integer", Doc: "1 to 1000, 100 by default; of a page."},
+			{Name: "tail", Type: "boolean", Doc: "The last events that match, instead of the first; of a page."},
 			{Name: "Last-Event-ID", Type: "integer", Header: true, Doc: "As since_id, for a stream that goes on."},
 		},
 		Doc: "Read or follow the event log."},
@@ -269,6 +276,10 @@ var operations = []Operation{
 		Doc: "Expose the metrics to Prometheus: all of them to the operator, its own to a tenant."},
 	{Name: OpOpenAPI, Method: "GET", Path: "/openapi.json", Response: reflect.TypeFor[map[string]any](),
 		Doc: "Describe this API."},
+	{Name: OpMCP, Method: "POST", Path: "/mcp", Permission: PermissionAny, MaxBody: MaxMCPBody,
+		Doc: "Speak the Model Context Protocol over streamable HTTP: the operations as tools for agents."},
+	{Name: OpLLMs, Method: "GET", Path: "/llms.txt",
+		Doc: "Tell an agent what this is and where to read on."},
 	{Name: OpBackup, Method: "GET", Path: "/backup", Permission: PermissionOperator, Codes: []Code{CodeStorageUnavailable},
 		Query: []Parameter{{Name: "with_key", Type: "boolean", Doc: "Put the vault's key file into it too."}},
 		Doc:   "Take a consistent copy of the running daemon, as a tar."},

@@ -32,7 +32,7 @@ func main() {
 	rounds := flag.Int("n", 9, "rounds of each measurement")
 	out := flag.String("o", "", "write the table into this `file`, in the place of the one that is there")
 	services := flag.Int("services", 1000, "how many services for the rows of many; 0 leaves them out")
-	only := flag.String("only", "", "run one `step`: deploys, two, starts, kills, frames, invokes, events or scale")
+	only := flag.String("only", "", "run one `step`: deploys, two, starts, kills, frames, invokes, agents, events or scale")
 	echoes := flag.Bool("echo", false, "be the bare echo handler (for bench's own use)")
 	flag.Parse()
 	if *echoes {
@@ -105,7 +105,7 @@ func (b *bench) run() (string, error) {
 		run  func() error
 	}{
 		{"deploys", b.deploys}, {"two", b.twoDeploys}, {"starts", b.starts}, {"kills", b.kills}, {"frames", b.frames},
-		{"invokes", b.invokes}, {"events", b.events}, {"scale", b.scale},
+		{"invokes", b.invokes}, {"agents", b.agents}, {"events", b.events}, {"scale", b.scale},
 	} {
 		if b.only != "" && b.only != step.name {
 			continue

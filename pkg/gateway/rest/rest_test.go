@@ -252,8 +252,15 @@ type fixture struct {
 
 func serve(t testing.TB) *fixture {
 	t.Helper()
+	return serveWith(t, func(*rest.Config) {})
+}
+
+func serveWith(t testing.TB, change func(*rest.Config)) *fixture {
+	t.Helper()
 	f := &fixture{t: t, engine: &engine{wake: make(chan struct{}), ready: true, health: solo.HealthOK}, log: &journal{}, socket: filepath.Join(t.TempDir(), "s")}
-	s := rest.New(rest.Config{Engine: f.engine, Log: f.log, Addr: "127.0.0.1:0", Socket: f.socket, ShutdownTimeout: func() time.Duration { return 2 * time.Second }, Heartbeat: 20 * time.Millisecond})
+	cfg := rest.Config{Engine: f.engine, Log: f.log, Addr: "127.0.0.1:0", Socket: f.socket, ShutdownTimeout: func() time.Duration { return 2 * time.Second }, Heartbeat: 20 * time.Millisecond}
+	change(&cfg)
+	s := rest.New(cfg)
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}

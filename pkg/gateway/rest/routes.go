@@ -52,6 +52,8 @@ func (s *Server) handlers() map[string]handler {
 		solo.OpUsage:         s.usage,
 		solo.OpMetrics:       s.metrics,
 		solo.OpOpenAPI:       s.openAPI,
+		solo.OpMCP:           s.mcp,
+		solo.OpLLMs:          s.llms,
 	}
 }
 

@@ -30,6 +30,10 @@ type Config struct {
 	Log    Logger
 	// Meter is told of each request; nil is nobody.
 	Meter gateway.Meter
+	// Agents makes the handler of POST /mcp over all the other routes; nil is none.
+	Agents func(routes http.Handler) gateway.Agents
+	// LLMs is the text of /llms.txt.
+	LLMs string
 	// RequireCapability has a tenant's name prove nothing by itself.
 	RequireCapability bool
 	// Addr is host:port, "" for no TCP; port 0 takes any that is free.
@@ -63,6 +67,8 @@ type Server struct {
 	stop     context.CancelFunc
 	requests atomic.Uint64
 	boot     string
+	// agents serves POST /mcp, nil where nobody does.
+	agents gateway.Agents
 	// draining is set once no connection is kept any longer, active counts those with
 	// a request.
 	draining atomic.Bool
@@ -84,6 +90,9 @@ func New(cfg Config) *Server {
 	e.HTTPErrorHandler = func(err error, c echo.Context) { s.fail(&call{Context: c, server: s}, routeError(err, c)) }
 	if err := s.routes(e); err != nil {
 		panic(err)
+	}
+	if cfg.Agents != nil {
+		s.agents = cfg.Agents(e)
 	}
 	s.http = &http.Server{
 		Handler: e, ReadHeaderTimeout: headerTime, MaxHeaderBytes: maxHeader, IdleTimeout: idleTime,

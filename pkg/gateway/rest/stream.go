@@ -27,7 +27,7 @@ func (s *Server) events(c *call) error {
 	}
 	eq.Limit = q.number("limit", solo.DefaultLimit, 1, solo.MaxLimit)
 	since, asked := q.cursor("since_id")
-	eq.SinceID = since
+	eq.SinceID, eq.Tail = since, q.flag("tail")
 	if err := q.err(); err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (s *Server) events(c *call) error {
 	if eq.SinceID = max(since, last); !asked && last == 0 {
 		eq.SinceID = s.cfg.Engine.LastEventID()
 	}
-	eq.Limit = streamPage
+	eq.Limit, eq.Tail = streamPage, false
 	return s.stream(c, source{
 		next: func(ctx context.Context, write func(id uint64, event string, data any) error) (bool, error) {
 			// A reader hears once of what retention has cut away before it came to it.
