@@ -83,6 +83,13 @@ func (h *Host) startGuard() (forked, error) {
 		return forked{}, err
 	}
 	defer r.Close()
+	lines := []string{early.GuardRunDir(h.runDir)}
+	if h.groups != nil {
+		for _, tree := range h.groups.trees() {
+			lines = append(lines, early.GuardTree(tree))
+		}
+	}
+	h.guard.attach(w, lines)
 	// Not through h.fork: at the end of Run no more is started, but a guard
 	// must be there until all has ended.
 	reply := make(chan forked, 1)
@@ -99,31 +106,34 @@ func (h *Host) startGuard() (forked, error) {
 	}
 	child := <-reply
 	if child.err != nil {
-		w.Close()
+		h.guard.leave()
 		return forked{}, child.err
 	}
-	lines := []string{early.GuardRunDir(h.runDir)}
-	if h.groups != nil {
-		for _, tree := range h.groups.trees() {
-			lines = append(lines, early.GuardTree(tree))
-		}
-	}
-	h.guard.attach(w, child.pid, lines)
+	h.guard.begun(child.pid)
 	return child, nil
 }
 
-// attach hands a new guard all that there is to know.
-func (g *guardHandle) attach(pipe *os.File, pid int, lines []string) {
+// attach writes what a guard has to end into its pipe before there is a guard: one
+// that lives knows it, however soon the daemon dies.
+func (g *guardHandle) attach(pipe *os.File, lines []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.pipe != nil {
 		g.pipe.Close()
 	}
-	g.pipe, g.pid = pipe, pid
-	for _, line := range g.procs {
-		lines = append(lines, line)
-	}
+	g.pipe, g.pid = pipe, 0
 	for _, line := range append(lines, early.GuardGo) {
+		g.send(line)
+	}
+}
+
+// begun tells the new guard of the processes that it must know by pid: they may be
+// more than a pipe holds that nobody reads yet.
+func (g *guardHandle) begun(pid int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pid = pid
+	for _, line := range g.procs {
 		g.send(line)
 	}
 }

@@ -82,8 +82,8 @@ func (h *Host) Handover() (*Handover, error) {
 	out := &Handover{ID: h.cfg.ID, Boot: h.cfg.Boot, RunDir: h.runDir, Cells: h.cells.n.Load()}
 	h.guard.mu.Lock()
 	defer h.guard.mu.Unlock()
-	if h.guard.pipe == nil {
-		return nil, errors.New("there is no guard to hand over")
+	if h.guard.pipe == nil || h.guard.pid == 0 {
+		return nil, errors.New("there is no guard to hand over: it is being replaced")
 	}
 	out.GuardPID = h.guard.pid
 	var err error
