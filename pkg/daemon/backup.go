@@ -21,6 +21,7 @@ import (
 	"github.com/solo-run/solo/pkg/eventlog"
 	"github.com/solo-run/solo/pkg/failpoint"
 	"github.com/solo-run/solo/pkg/solo"
+	"github.com/solo-run/solo/pkg/store"
 	"github.com/solo-run/solo/pkg/vault"
 )
 
@@ -375,7 +376,7 @@ func Restore(ctx context.Context, r io.Reader, dir string) (_ *Manifest, err err
 	if err := os.Rename(tmp, dir); err != nil {
 		return nil, fmt.Errorf("cannot restore: %w", err)
 	}
-	if err := syncDir(filepath.Dir(dir)); err != nil {
+	if err := store.SyncDir(filepath.Dir(dir)); err != nil {
 		return nil, fmt.Errorf("cannot restore: %w", err)
 	}
 	return m, nil
@@ -417,7 +418,7 @@ func syncTree(dir string) error {
 	}
 	sort.Sort(sort.Reverse(sort.StringSlice(dirs)))
 	for _, path := range dirs {
-		if err := syncDir(path); err != nil {
+		if err := store.SyncDir(path); err != nil {
 			return err
 		}
 	}

@@ -249,7 +249,7 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		return nil, err
 	}
 	// Each room has made its directory; what is put there must not be lost with it.
-	if err := syncDir(dir); err != nil {
+	if err := store.SyncDir(dir); err != nil {
 		return nil, errDataDir(dir, err)
 	}
 	d.doors = &doors{
@@ -295,6 +295,8 @@ func (d *daemon) build(ctx context.Context) ([]part, error) {
 		{name: "eventlog", run: together(d.logEvents(), d.retain)},
 		{name: "resource monitor", run: d.monitor.Run},
 		{name: "deployer", run: comp.Run},
+		{name: "capabilities", run: d.engine.SweepCapabilities},
+		{name: "vault", run: d.engine.ResumeVault},
 		{name: "telemetry", run: together(d.eachEvent(d.countEvent), d.used.Run)},
 		{name: "gateway", run: doors.run},
 	}, nil

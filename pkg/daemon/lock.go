@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/solo-run/solo/pkg/solo"
+
+	"github.com/solo-run/solo/pkg/store"
 )
 
 // lock is the right to a data directory. The kernel gives it back when the
@@ -87,17 +89,7 @@ func makeDataDir(dir string) error {
 		return err
 	}
 	// One that was there may have been made a moment ago by somebody else.
-	return syncDir(above)
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return store.SyncDir(above)
 }
 
 // checkDataDir refuses a directory that is not ours alone, and makes a new one so.

@@ -2,7 +2,7 @@ package engine
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -18,7 +18,10 @@ func (e *Engine) Authenticate(token string) (solo.Principal, error) {
 	h, err := e.cfg.Capabilities.Verify(token)
 	if err != nil {
 		if solo.CodeOf(err) == solo.CodeUnauthenticated {
-			if derr := e.burst(burstKey{kind: solo.EventCapabilityDenied}, "", map[string]any{"reason": "the token does not count"}); derr != nil {
+			derr := e.burst(burstKey{kind: solo.EventCapabilityDenied}, func() map[string]any {
+				return map[string]any{"reason": "the token does not count"}
+			})
+			if derr != nil {
 				return solo.Principal{}, derr
 			}
 		}
@@ -33,8 +36,8 @@ func (e *Engine) Authenticate(token string) (solo.Principal, error) {
 // Denied records that a capability does not allow an operation, and returns the
 // refusal.
 func (e *Engine) Denied(p solo.Principal, op solo.Operation, resource string) error {
-	err := e.burst(burstKey{solo.EventCapabilityDenied, p.Tenant, p.Capability, string(op.Permission)}, p.Capability, map[string]any{
-		"operation": op.Name, "permission": op.Permission, "resource": resource, "by": p.Who(),
+	err := e.burst(burstKey{solo.EventCapabilityDenied, p.Tenant, p.Capability, string(op.Permission)}, func() map[string]any {
+		return map[string]any{"operation": op.Name, "permission": op.Permission, "resource": resource, "by": p.Who()}
 	})
 	if err != nil {
 		return err
@@ -51,7 +54,9 @@ func (e *Engine) denied(p solo.Principal, permission solo.Permission, resource s
 // Verified records that a capability was used: the first of a burst, and the others
 // as a count with the next.
 func (e *Engine) Verified(p solo.Principal) error {
-	return e.burst(burstKey{kind: solo.EventCapabilityVerified, tenant: p.Tenant, id: p.Capability}, p.Capability, map[string]any{"by": p.Who()})
+	return e.burst(burstKey{kind: solo.EventCapabilityVerified, tenant: p.Tenant, id: p.Capability}, func() map[string]any {
+		return map[string]any{"by": p.Who()}
+	})
 }
 
 // While returns a context that ends with the caller's proof: a stream lives no
@@ -63,15 +68,26 @@ func (e *Engine) While(ctx context.Context, p solo.Principal) (context.Context, 
 	return context.WithCancel(ctx)
 }
 
-// burstKey names what is told once and then counted.
+// burstKey names what is told once and then counted. The event's subject is the
+// capability of the id, or all of them.
 type burstKey struct {
 	kind       solo.EventType
 	tenant, id string
 	what       string
 }
 
+func (k burstKey) subject() string {
+	switch {
+	case k.tenant == "":
+		return solo.SubjectSystem // nobody knows whose it would be
+	case k.id == "":
+		return "capabilities"
+	}
+	return "capabilities/" + k.id
+}
+
 // How long what is frequent is counted before it is told again, and how many bursts
-// are known at once.
+// are told apart; what is beyond is one burst of its own.
 const (
 	burstTime = time.Minute
 	maxBursts = 4096
@@ -81,6 +97,7 @@ const (
 type bursts struct {
 	mu    sync.Mutex
 	known map[burstKey]*burst
+	swept time.Time
 }
 
 type burst struct {
@@ -88,49 +105,67 @@ type burst struct {
 	withheld int
 }
 
-// burst appends the event where it is the first of its kind for a while; the ones
-// in between come as a count with the next.
-func (e *Engine) burst(key burstKey, id string, payload map[string]any) error {
-	now := time.Now()
-	e.bursts.mu.Lock()
-	b := e.bursts.known[key]
-	if b != nil && now.Before(b.until) {
-		b.withheld++
-		e.bursts.mu.Unlock()
-		return nil
-	}
-	if b == nil && len(e.bursts.known) >= maxBursts {
-		for k, old := range e.bursts.known {
-			if now.After(old.until) {
-				delete(e.bursts.known, k)
+// note counts an occurrence and reports whether it is to be told, with how many were
+// not; the key is that of the burst which it belongs to.
+func (b *bursts) note(key burstKey, now time.Time) (_ burstKey, withheld int, tell bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	known := b.known[key]
+	if known == nil && len(b.known) >= maxBursts {
+		if now.Sub(b.swept) >= time.Second {
+			b.swept = now
+			for k, old := range b.known {
+				if now.After(old.until) && old.withheld == 0 {
+					delete(b.known, k)
+				}
 			}
 		}
-		if len(e.bursts.known) >= maxBursts {
-			// As many kinds as are known are told at once: what is new goes with the others.
-			e.bursts.mu.Unlock()
-			return nil
+		if len(b.known) >= maxBursts {
+			key = burstKey{kind: key.kind, what: "others"}
+			known = b.known[key]
 		}
 	}
-	if b != nil && b.withheld > 0 {
-		payload["withheld"] = b.withheld
+	if known == nil {
+		known = &burst{}
+		b.known[key] = known
 	}
-	e.bursts.known[key] = &burst{until: now.Add(burstTime)}
-	e.bursts.mu.Unlock()
-	subject := "capabilities/" + id
-	switch {
-	case key.tenant == "":
-		subject = solo.SubjectSystem // nobody knows whose it would be
-	case id == "":
-		subject = "capabilities"
+	if now.Before(known.until) {
+		known.withheld++
+		return key, 0, false
+	}
+	withheld, known.withheld = known.withheld, 0
+	known.until = now.Add(burstTime)
+	return key, withheld, true
+}
+
+// untold takes back what could not be told.
+func (b *bursts) untold(key burstKey, withheld int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if known := b.known[key]; known != nil {
+		known.until = time.Time{}
+		known.withheld += withheld
+	}
+}
+
+// burst appends an event where it is the first of its kind for a while; the ones in
+// between come as a count with the next. payload is asked for only then: this is on
+// the way of every call.
+func (e *Engine) burst(key burstKey, payload func() map[string]any) error {
+	key, withheld, tell := e.bursts.note(key, time.Now())
+	if !tell {
+		return nil
+	}
+	told := payload()
+	if withheld > 0 {
+		told["withheld"] = withheld
 	}
 	err := e.cfg.DB.Update(func(tx *store.Tx) error {
-		_, err := e.cfg.Events.Append(tx, solo.Event{TenantID: key.tenant, Type: key.kind, Subject: subject, Payload: payload})
+		_, err := e.cfg.Events.Append(tx, solo.Event{TenantID: key.tenant, Type: key.kind, Subject: key.subject(), Payload: told})
 		return err
 	})
 	if err != nil {
-		e.bursts.mu.Lock()
-		delete(e.bursts.known, key) // it was not told
-		e.bursts.mu.Unlock()
+		e.bursts.untold(key, withheld)
 	}
 	return err
 }
@@ -142,8 +177,10 @@ const (
 	sweepBatch = 500
 )
 
-// sweepCapabilities forgets what has expired, until ctx ends.
-func (e *Engine) sweepCapabilities(ctx context.Context) error {
+// SweepCapabilities forgets what has expired, until ctx ends. A sweep that fails is
+// the end of the part: its restart is an event and a metric, so that a store that
+// only grows is seen.
+func (e *Engine) SweepCapabilities(ctx context.Context) error {
 	tick := time.NewTicker(sweepPause)
 	defer tick.Stop()
 	for {
@@ -152,8 +189,8 @@ func (e *Engine) sweepCapabilities(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if err := e.sweepExpired(); err != nil && !errors.Is(err, context.Canceled) {
-			e.cfg.Log.Error("capabilities that have expired cannot be forgotten", "error", err)
+		if err := e.sweepExpired(); err != nil {
+			return fmt.Errorf("cannot forget capabilities that have expired: %w", err)
 		}
 	}
 }

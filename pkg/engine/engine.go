@@ -173,11 +173,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	var group errgroup.Group
 	group.Go(func() error { return e.sup.Run(supervise) })
 	group.Go(func() error { return e.vet(supervise) })
-	group.Go(func() error { return e.sweepCapabilities(supervise) })
-	err := e.cfg.Vault.Resume(e.rotated(nil))
-	if err == nil {
-		err = e.boot(ctx)
-	}
+	err := e.boot(ctx)
 	if err == nil {
 		<-ctx.Done()
 	}

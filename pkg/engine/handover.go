@@ -112,7 +112,7 @@ func (e *Engine) adopt(records []*record) map[solo.Key]*supervisor.Running {
 			e.cfg.Log.Error("a service that was handed over has no log", "tenant", key.Tenant, "service", key.Service, "error", err)
 			continue
 		}
-		inst, err := e.cfg.Launcher.Adopt(h.Process, lines, e.hostOf(r.key(), h.Process.Instance, func() solo.Settings { return r.Current.Settings }))
+		inst, err := e.cfg.Launcher.Adopt(h.Process, lines, e.hostOf(r.key(), h.Process.Instance, r.Current.Settings))
 		if err != nil {
 			closeLog(e.cfg.Log, lines)
 			e.cfg.Log.Warn("a service has ended during the upgrade", "tenant", key.Tenant, "service", key.Service, "error", err)

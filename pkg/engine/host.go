@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -30,7 +29,7 @@ type asker struct {
 	key       solo.Key
 	instance  int
 	principal solo.Principal
-	settings  solo.Settings
+	secrets   []string
 }
 
 // who is the asker as events tell it.
@@ -43,12 +42,11 @@ const ProofInstance = "instance"
 
 // hostOf answers what an instance asks. It may do what its deploy grants, and no
 // more.
-func (e *Engine) hostOf(key solo.Key, instance int, settings func() solo.Settings) process.Host {
+func (e *Engine) hostOf(key solo.Key, instance int, s solo.Settings) process.Host {
+	a := &asker{key: key, instance: instance, secrets: s.Secrets, principal: solo.Principal{
+		Tenant: key.Tenant, Proof: ProofInstance, Rights: capability.Granted(s.Grants),
+	}}
 	return func(ctx context.Context, call process.HostCall) (*process.HostReply, error) {
-		s := settings()
-		a := &asker{key: key, instance: instance, settings: s, principal: solo.Principal{
-			Tenant: key.Tenant, Proof: ProofInstance, Rights: capability.Granted(s.Grants),
-		}}
 		switch call.Op {
 		case "secret":
 			return e.hostSecret(ctx, a, call)
@@ -61,26 +59,24 @@ func (e *Engine) hostOf(key solo.Key, instance int, settings func() solo.Setting
 	}
 }
 
-// refuse is what a service is told that may not; the log is told too.
-func (e *Engine) refuse(a *asker, permission solo.Permission, resource string) error {
-	err := e.burst(burstKey{solo.EventCapabilityDenied, a.key.Tenant, a.key.Service, string(permission)}, "", map[string]any{
-		"operation": "host", "permission": permission, "resource": resource, "by": a.who(),
+// refuse is what a service is told that may not, with what would help; the log is
+// told too.
+func (e *Engine) refuse(a *asker, permission solo.Permission, resource, where string) error {
+	err := e.burst(burstKey{kind: solo.EventCapabilityDenied, tenant: a.key.Tenant, what: a.key.Service + " " + string(permission)}, func() map[string]any {
+		return map[string]any{"operation": "host", "permission": permission, "resource": resource, "by": a.who()}
 	})
 	if err != nil {
 		return err
 	}
-	return solo.Errorf(solo.CodePermissionDenied, "the service was not granted %s on %s: name it in the deploy's grants", permission, resource)
+	return solo.Errorf(solo.CodePermissionDenied, "the service was not granted %s on %.160s: name it in the deploy's %s", permission, resource, where)
 }
 
 // hostSecret reads a secret that the deploy names. With "after" it waits for another
 // version than that.
 func (e *Engine) hostSecret(ctx context.Context, a *asker, call process.HostCall) (*process.HostReply, error) {
 	name := call.Args["name"]
-	if !slices.Contains(a.settings.Secrets, name) {
-		if err := e.refuse(a, solo.PermissionRead, secretSubject(name)); solo.CodeOf(err) != solo.CodePermissionDenied {
-			return nil, err
-		}
-		return nil, solo.Errorf(solo.CodePermissionDenied, "the service was not given the secret %.128q: name it in the deploy's secrets", name)
+	if !slices.Contains(a.secrets, name) {
+		return nil, e.refuse(a, solo.PermissionRead, secretSubject(name), "secrets")
 	}
 	if after, ok := call.Args["after"]; ok {
 		version, err := strconv.Atoi(after)
@@ -98,10 +94,10 @@ func (e *Engine) hostSecret(ctx context.Context, a *asker, call process.HostCall
 	return &process.HostReply{Values: map[string]string{"version": strconv.Itoa(s.Version)}, Body: value}, nil
 }
 
-// untilSecret returns once a secret has another version. The log is what wakes it.
+// untilSecret returns once a secret has another version than that, or is gone.
 func (e *Engine) untilSecret(ctx context.Context, tenant, name string, version int) error {
 	for {
-		last := e.cfg.Events.LastID()
+		changed := e.cfg.Vault.Changed()
 		var now solo.Secret
 		err := e.cfg.DB.View(func(tx *store.Tx) (err error) {
 			now, err = e.cfg.Vault.Info(tx, tenant, name)
@@ -110,11 +106,10 @@ func (e *Engine) untilSecret(ctx context.Context, tenant, name string, version i
 		if err != nil || now.Version != version {
 			return err
 		}
-		if err := e.cfg.Events.Wait(ctx, last); err != nil {
-			if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-				return solo.Errorf(solo.CodeDeadlineExceeded, "the secret %q has not changed", name)
-			}
-			return err
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return solo.Errorf(solo.CodeDeadlineExceeded, "the secret %q has not changed", name)
 		}
 	}
 }
@@ -134,7 +129,7 @@ func (e *Engine) hostCall(ctx context.Context, a *asker, call process.HostCall) 
 		return nil, solo.Errorf(solo.CodeInvalidRequest, "a chain of calls from service to service has at most %d links", MaxCallDepth)
 	}
 	if !a.principal.Allows(solo.PermissionInvoke, solo.ServiceSubject(service), method) {
-		return nil, e.refuse(a, solo.PermissionInvoke, solo.ServiceSubject(service))
+		return nil, e.refuse(a, solo.PermissionInvoke, solo.ServiceSubject(service), "grants")
 	}
 	req := &solo.InvokeRequest{
 		Method: method, Body: call.Body, ContentType: call.ContentType, Timeout: solo.MaxInvokeTimeout,
@@ -166,7 +161,7 @@ func (e *Engine) hostEmit(a *asker, call process.HostCall) (*process.HostReply, 
 		return nil, solo.InvalidFields(solo.Field{Field: "payload", Message: "must be a JSON object"})
 	}
 	if !a.principal.Allows(solo.PermissionWrite, "events", "") {
-		return nil, e.refuse(a, solo.PermissionWrite, "events")
+		return nil, e.refuse(a, solo.PermissionWrite, "events", "grants")
 	}
 	if e.stopping.Load() {
 		return nil, solo.Errorf(solo.CodeShuttingDown, "the daemon is shutting down")

@@ -34,7 +34,7 @@ func (l launcher) Launch(ctx context.Context, plan supervisor.Plan, number int) 
 	p, err := l.e.cfg.Launcher.Start(ctx, process.Spec{
 		Key: plan.Key, Instance: number, Version: plan.Version, Binary: binary,
 		Limits: s.Limits, Env: s.Env, Output: out, StartTimeout: timeout,
-		Host: l.e.hostOf(plan.Key, number, func() solo.Settings { return s }),
+		Host: l.e.hostOf(plan.Key, number, s),
 	})
 	if err != nil {
 		closeLog(l.e.cfg.Log, out)

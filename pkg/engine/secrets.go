@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/solo-run/solo/pkg/solo"
@@ -162,6 +163,16 @@ func (e *Engine) UnlockVault(_ context.Context, p solo.Principal, passphrase sol
 	}
 	s := e.cfg.Vault.Status()
 	return &s, nil
+}
+
+// ResumeVault ends a rotation of the vault's key that a former daemon has begun, and
+// then waits for the end of ctx.
+func (e *Engine) ResumeVault(ctx context.Context) error {
+	if err := e.cfg.Vault.Resume(e.rotated(nil)); err != nil {
+		return fmt.Errorf("cannot go on with the rotation of the vault's key: %w", err)
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // RotateVault changes the master key.

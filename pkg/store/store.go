@@ -162,14 +162,14 @@ func create(path string, opts Options) error {
 	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
 // writeMarker makes the marker whole or not at all, and not before the store's own
 // name is durable: half of it, or it alone, would have the next start refused.
 func writeMarker(marker, id string) error {
 	dir, tmp := filepath.Dir(marker), marker+".new"
-	if err := syncDir(dir); err != nil {
+	if err := SyncDir(dir); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
@@ -183,7 +183,7 @@ func writeMarker(marker, id string) error {
 	if err := os.Rename(tmp, marker); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return SyncDir(dir)
 }
 
 // openBolt turns the panics of bbolt over a damaged file into errors.
@@ -322,7 +322,7 @@ func (db *DB) Compact() error {
 	failpoint.Hit("compact.renamed")
 	// Until the new name is durable, a power cut brings the old file back, without
 	// what is written from now on.
-	err = syncDir(filepath.Dir(db.path))
+	err = SyncDir(filepath.Dir(db.path))
 	if err == nil {
 		fresh, err = openBolt(db.path, db.opts)
 	}
@@ -339,7 +339,8 @@ func (db *DB) Compact() error {
 	return old.Close()
 }
 
-func syncDir(path string) error {
+// SyncDir makes the names in a directory durable.
+func SyncDir(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
 		return err

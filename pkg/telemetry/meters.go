@@ -51,7 +51,7 @@ type Meters struct {
 	registry *prometheus.Registry
 
 	events, deploys, builds, starts, exits, restarts, gaveUp, unhealthy, partRestarts *prometheus.CounterVec
-	swaps, denied, secrets, breaker                                                   *prometheus.CounterVec
+	denied, secrets, breaker                                                          *prometheus.CounterVec
 	buildTime                                                                         *prometheus.HistogramVec
 	calls                                                                             *series
 	requests                                                                          *prometheus.HistogramVec
@@ -93,7 +93,6 @@ func NewMeters(version string, src Sources) *Meters {
 	m.gaveUp = counter("service_gave_up_total", "Services that used up their restart limit.", "tenant")
 	m.unhealthy = counter("service_unhealthy_total", "Probes that failed, by probe.", "tenant", "probe")
 	m.partRestarts = counter("part_restarts_total", "Restarts of the daemon's own parts.", "part")
-	m.swaps = counter("swaps_total", "Hot swaps that ended, by result.", "tenant", "result")
 	m.denied = counter("capability_denials_total", "Calls that a capability, or the lack of one, did not allow.", "tenant")
 	m.secrets = counter("secret_operations_total", "Operations on secrets.", "tenant", "operation")
 	m.breaker = counter("circuit_changes_total", "Changes of the circuit breakers of services.", "tenant", "to")
@@ -148,13 +147,13 @@ func (m *Meters) Event(e solo.Event) {
 		m.gaveUp.WithLabelValues(e.TenantID).Inc()
 	case solo.EventServiceUnhealthy:
 		m.unhealthy.WithLabelValues(e.TenantID, word("probe")).Inc()
-	case "hot_swap_succeeded", "hot_swap_rolled_back", "hot_swap_failed":
-		m.swaps.WithLabelValues(e.TenantID, strings.TrimPrefix(kind, "hot_swap_")).Inc()
-	case "capability_denied":
-		m.denied.WithLabelValues(e.TenantID).Inc()
-	case "secret_stored", "secret_accessed", "secret_access_denied", "secret_revoked":
+	case solo.EventCapabilityDenied:
+		// The others of the burst before are told with the first of this one.
+		withheld, _ := e.Payload["withheld"].(float64)
+		m.denied.WithLabelValues(e.TenantID).Add(1 + withheld)
+	case solo.EventSecretStored, solo.EventSecretAccessed, solo.EventSecretAccessDenied, solo.EventSecretRevoked:
 		m.secrets.WithLabelValues(e.TenantID, strings.TrimPrefix(kind, "secret_")).Inc()
-	case "circuit_opened", "circuit_closed":
+	case solo.EventCircuitOpened, solo.EventCircuitClosed:
 		m.breaker.WithLabelValues(e.TenantID, strings.TrimPrefix(kind, "circuit_")).Inc()
 	case solo.EventServiceKilled:
 		if e.Payload["purged"] == true {

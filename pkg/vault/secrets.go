@@ -106,6 +106,7 @@ func (v *Vault) Put(tx *store.Tx, l Locked) (solo.Secret, error) {
 	if err := r.wrap(ring, data, l.tenant, l.name); err != nil {
 		return solo.Secret{}, err
 	}
+	tx.OnCommit(v.tell)
 	return r.told(l.name), store.Put(names, []byte(l.name), r)
 }
 
@@ -252,6 +253,7 @@ func (v *Vault) Revoke(tx *store.Tx, tenant, name string) (solo.Secret, error) {
 	if err != nil {
 		return solo.Secret{}, err
 	}
+	tx.OnCommit(v.tell)
 	return r.told(name), tx.Bucket(bucketSecrets).Bucket([]byte(tenant)).Delete([]byte(name))
 }
 
@@ -261,6 +263,7 @@ func (v *Vault) EraseTenant(tx *store.Tx, tenant string) error {
 	if root.Bucket([]byte(tenant)) == nil {
 		return nil
 	}
+	tx.OnCommit(v.tell)
 	return root.DeleteBucket([]byte(tenant))
 }
 

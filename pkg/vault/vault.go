@@ -32,7 +32,9 @@ type Vault struct {
 
 	// changing is held by who unlocks or rotates.
 	changing sync.Mutex
-	mu       sync.RWMutex
+	// changed is closed, and another one made, with each secret that changes.
+	changed chan struct{}
+	mu      sync.RWMutex
 	// ring is nil while the vault is locked; unlock and id are of its record.
 	ring   *ring
 	unlock []byte
@@ -42,7 +44,7 @@ type Vault struct {
 // Open opens the vault, and unlocks it unless its source is a passphrase. A vault
 // without a keyring gets one, and with [SourceFile] a key file.
 func Open(cfg Config) (*Vault, error) {
-	v := &Vault{cfg: cfg}
+	v := &Vault{cfg: cfg, changed: make(chan struct{})}
 	err := cfg.Keys.Update(func(tx *store.Tx) error {
 		_, err := tx.CreateBucketIfNotExists(bucketKeys)
 		return err
@@ -69,10 +71,6 @@ func Open(cfg Config) (*Vault, error) {
 	}
 	secret, err := v.cfg.Source.read()
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && cfg.Source.Kind == SourceFile && next != nil:
-		// A rotation was cut off between taking away the old name and giving it anew: not
-		// with rename, but a file system is not asked twice.
-		return nil, fmt.Errorf("the vault's key file %s is gone, in the middle of a rotation: %s is the key; rename it", cfg.Source.File, nextFile(cfg.Source.File))
 	case errors.Is(err, fs.ErrNotExist) && cfg.Source.Kind == SourceFile && rec != nil:
 		return nil, fmt.Errorf("the vault's key file %s is gone: put it back, since nothing else opens the secrets that are stored; to give them up, move the data directory's vault and events stores away", cfg.Source.File)
 	case errors.Is(err, fs.ErrNotExist) && cfg.Source.Kind == SourceFile:
@@ -257,6 +255,21 @@ func (v *Vault) Derive(purpose, tenant string) ([]byte, error) {
 	return derive(r.Root, nil, string(bound("derive", purpose, tenant)))
 }
 
+// Changed returns a channel that is closed once a secret changes. Ask for it before
+// looking at the secret.
+func (v *Vault) Changed() <-chan struct{} {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.changed
+}
+
+func (v *Vault) tell() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	close(v.changed)
+	v.changed = make(chan struct{})
+}
+
 // Hold runs f while no key changes.
 func (v *Vault) Hold(f func() error) error {
 	v.changing.Lock()
@@ -429,7 +442,7 @@ func (v *Vault) newFile(grown *ring, same *ringRecord, unlock []byte) error {
 	if err := os.Rename(next.File, v.cfg.Source.File); err != nil {
 		return fmt.Errorf("cannot put the vault's new key file in its place: %w", err)
 	}
-	if err := syncDir(filepath.Dir(v.cfg.Source.File)); err != nil {
+	if err := store.SyncDir(filepath.Dir(v.cfg.Source.File)); err != nil {
 		return fmt.Errorf("cannot put the vault's new key file in its place: %w", err)
 	}
 	hit("rotate.renamed")

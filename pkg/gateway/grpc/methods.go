@@ -253,14 +253,11 @@ func (s *Server) Crashes(ctx context.Context, m *solov1.CrashesRequest) (*solov1
 	if err := checkID("service_id", m.ServiceId); err != nil {
 		return nil, err
 	}
-	limit, err := limitOf(m.Limit)
+	limit, offset, err := page(m.Limit, m.Offset)
 	if err != nil {
 		return nil, err
 	}
-	if m.Offset < 0 {
-		return nil, outOfRange("offset", 0, 1<<31-1)
-	}
-	v, err := s.cfg.Engine.Crashes(ctx, caller(ctx), m.ServiceId, limit, int(m.Offset))
+	v, err := s.cfg.Engine.Crashes(ctx, caller(ctx), m.ServiceId, limit, offset)
 	return fill(&solov1.CrashList{}, v, err)
 }
 
