@@ -8,11 +8,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/solo-run/solo/pkg/capability"
 	"github.com/solo-run/solo/pkg/solo"
 	"github.com/solo-run/solo/pkg/store"
+	"github.com/solo-run/solo/sdk/token"
 )
 
 // keys stand for the vault; a locked one gives none.
@@ -167,19 +169,21 @@ func TestALockedVaultSaysSo(t *testing.T) {
 }
 
 func TestItExpires(t *testing.T) {
-	f := fresh(t)
-	c, text := f.grant(t, "t", capability.Asked{Resource: "services/*", Permissions: reader.Permissions, TTL: 2 * time.Second})
-	if _, err := f.store.Verify(text); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(time.Until(c.ExpiresAt))
-	refused(t, f, "one that was seen before and has expired", text)
-	var swept []solo.Capability
-	f.update(t, func(tx *store.Tx) (err error) { swept, err = f.store.Sweep(tx, 10); return err })
-	if len(swept) != 1 || swept[0].ID != c.ID {
-		t.Errorf("swept away are %+v", swept)
-	}
-	refused(t, f, "one that was swept away", text)
+	synctest.Test(t, func(t *testing.T) {
+		f := fresh(t)
+		c, text := f.grant(t, "t", capability.Asked{Resource: "services/*", Permissions: reader.Permissions, TTL: 2 * time.Second})
+		if _, err := f.store.Verify(text); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(c.ExpiresAt))
+		refused(t, f, "one that was seen before and has expired", text)
+		var swept []solo.Capability
+		f.update(t, func(tx *store.Tx) (err error) { swept, err = f.store.Sweep(tx, 10); return err })
+		if len(swept) != 1 || swept[0].ID != c.ID {
+			t.Errorf("swept away are %+v", swept)
+		}
+		refused(t, f, "one that was swept away", text)
+	})
 }
 
 func TestRevokingReachesEveryChildAtOnce(t *testing.T) {
@@ -279,34 +283,36 @@ func TestRevokeResource(t *testing.T) {
 
 // Ten thousand short-lived ones leave no trace.
 func TestTheSweepLeavesNothing(t *testing.T) {
-	f := fresh(t)
-	for range 20 {
-		f.update(t, func(tx *store.Tx) error {
-			for range 500 {
-				if _, _, err := f.store.Grant(tx, "t", capability.Asked{Resource: "services/*", Permissions: reader.Permissions, TTL: time.Second}); err != nil {
-					return err
+	synctest.Test(t, func(t *testing.T) {
+		f := fresh(t)
+		for range 20 {
+			f.update(t, func(tx *store.Tx) error {
+				for range 500 {
+					if _, _, err := f.store.Grant(tx, "t", capability.Asked{Resource: "services/*", Permissions: reader.Permissions, TTL: time.Second}); err != nil {
+						return err
+					}
 				}
-			}
-			return nil
-		})
-	}
-	time.Sleep(time.Second)
-	n := 0
-	for more := true; more; {
-		f.update(t, func(tx *store.Tx) error {
-			swept, err := f.store.Sweep(tx, 1000)
-			n += len(swept)
-			more = len(swept) == 1000
-			return err
-		})
-	}
-	var list []solo.Capability
-	if err := f.db.View(func(tx *store.Tx) (err error) { list, _, err = f.store.List(tx, "t", 10, 0); return err }); err != nil {
-		t.Fatal(err)
-	}
-	if n != 10_000 || len(list) != 0 {
-		t.Errorf("%d were swept away, %d are left", n, len(list))
-	}
+				return nil
+			})
+		}
+		time.Sleep(time.Second)
+		n := 0
+		for more := true; more; {
+			f.update(t, func(tx *store.Tx) error {
+				swept, err := f.store.Sweep(tx, 1000)
+				n += len(swept)
+				more = len(swept) == 1000
+				return err
+			})
+		}
+		var list []solo.Capability
+		if err := f.db.View(func(tx *store.Tx) (err error) { list, _, err = f.store.List(tx, "t", 10, 0); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if n != 10_000 || len(list) != 0 {
+			t.Errorf("%d were swept away, %d are left", n, len(list))
+		}
+	})
 }
 
 func TestTheRateIsShared(t *testing.T) {
@@ -339,6 +345,47 @@ func TestTheRateIsShared(t *testing.T) {
 	}
 	if err := parent.Admit(now.Add(20 * time.Second)); err != nil {
 		t.Fatalf("a third of a minute later: %v", err)
+	}
+}
+
+// Who makes many tokens of one cannot make its bound be forgotten.
+func TestManyLimitsForgetNone(t *testing.T) {
+	f := open(t, filepath.Join(t.TempDir(), "db"), 0)
+	_, text := f.grant(t, "t", capability.Asked{Resource: "services/*", Permissions: reader.Permissions, TTL: time.Hour, Rate: 100_000})
+	now := time.Now()
+	tok, err := token.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for i := range 20_000 {
+		narrow, err := tok.Attenuate(token.Narrowing{Rate: uint32(i + 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := f.store.Verify(narrow.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Admit(now); solo.CodeOf(err) == solo.CodeRateLimited {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if refused == 0 {
+		t.Error("there is no end of limiters")
+	}
+	h, err := f.store.Verify(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for h.Admit(now) == nil {
+		left++
+	}
+	if spent := 100_000 - left; spent != 20_000-refused {
+		t.Errorf("of the parent's bound %d are spent, by %d requests", spent, 20_000-refused)
 	}
 }
 

@@ -23,21 +23,28 @@ const maxLimits = 16384
 type limits struct {
 	mu    sync.Mutex
 	known map[string]*rate.Limiter
+	swept time.Time
 }
 
+// get returns the limiter of a name, nil where there are too many that are in use: to
+// forget one of those would be to lift its bound.
 func (l *limits) get(at limit, now time.Time) *rate.Limiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if lim, ok := l.known[at.name]; ok {
 		return lim
 	}
-	if len(l.known) >= maxLimits {
-		// One that is full again says no more than a new one.
+	if len(l.known) >= maxLimits && now.Sub(l.swept) >= time.Second {
+		l.swept = now
 		for name, lim := range l.known {
+			// One that is full again says no more than a new one.
 			if lim.TokensAt(now) >= float64(lim.Burst()) {
 				delete(l.known, name)
 			}
 		}
+	}
+	if len(l.known) >= maxLimits {
+		return nil
 	}
 	lim := rate.NewLimiter(rate.Limit(float64(at.perMinute)/60), at.perMinute)
 	l.known[at.name] = lim
@@ -50,11 +57,13 @@ func (h *Holder) Admit(now time.Time) error {
 	var counted [4]*rate.Reservation
 	taken := counted[:0]
 	for _, at := range h.rates {
-		r := h.store.limits.get(at, now).ReserveN(now, 1)
-		taken = append(taken, r)
-		wait := r.DelayFrom(now)
-		if r.OK() && wait == 0 {
-			continue
+		wait := time.Second
+		if lim := h.store.limits.get(at, now); lim != nil {
+			r := lim.ReserveN(now, 1)
+			taken = append(taken, r)
+			if wait = r.DelayFrom(now); r.OK() && wait == 0 {
+				continue
+			}
 		}
 		for _, r := range taken {
 			r.CancelAt(now) // what is refused does not count

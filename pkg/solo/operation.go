@@ -47,6 +47,8 @@ type Operation struct {
 	MaxBody int64
 	// Query are the parameters of the query, and of the headers where one is one.
 	Query []Parameter
+	// Media is another media type of the answer than application/json, "" for none.
+	Media string
 	// Streams marks an answer that goes on: SSE on REST, a stream on gRPC.
 	Streams bool
 	// Tool offers the operation to agents over MCP.
@@ -263,7 +265,7 @@ var operations = []Operation{
 		Response: reflect.TypeFor[RevokedCapability](), Codes: []Code{CodeNotFound},
 		Doc: "Revoke a capability, and all that was derived from it."},
 	{Name: OpUsage, Method: "GET", Path: "/usage", Permission: PermissionRead, Resource: "usage",
-		Response: reflect.TypeFor[UsageReport](), Tool: true,
+		Response: reflect.TypeFor[UsageReport](), Media: "text/csv", Tool: true,
 		Query: []Parameter{
 			{Name: "from", Type: "date-time", Doc: "Not before this time, in whole hours; 30 days ago by default."},
 			{Name: "to", Type: "date-time", Doc: "Before this time; now by default."},

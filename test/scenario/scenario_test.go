@@ -129,7 +129,7 @@ func TestScenarios(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": daemonCmd, "http": httpCmd, "let": letCmd, "until": untilCmd, "sigkill": sigkillCmd, "gone": goneCmd,
 			"follow": followCmd, "load": loadCmd, "cross": crossCmd, "warned": warnedCmd, "mount": mountCmd, "damage": damageCmd,
-			"metric": metricCmd, "holds": holdsCmd, "changed": changedCmd, "token": tokenCmd, "cap-id": capIDCmd,
+			"metric": metricCmd, "holds": holdsCmd, "changed": changedCmd, "answers": answersCmd, "token": tokenCmd, "cap-id": capIDCmd,
 		},
 	})
 }
@@ -215,7 +215,7 @@ func daemonCmd(ts *testscript.TestScript, neg bool, args []string) {
 	var err error
 	switch args[0] {
 	case "start":
-		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_BUILD__MEMORY_MB", "SOLO_BUILD__TIMEOUT_S", "SOLO_BUILD__CACHE_DIR", "SOLO_TELEMETRY__ENABLED", "SOLO_VAULT__KEY_SOURCE", "SOLO_SECURITY__REQUIRE_CAPABILITY"} {
+		for _, name := range []string{"SOLO_LIMITS__MAX_PER_TENANT", "SOLO_BUILD__MEMORY_MB", "SOLO_BUILD__TIMEOUT_S", "SOLO_BUILD__CACHE_DIR", "SOLO_TELEMETRY__ENABLED", "SOLO_VAULT__KEY_SOURCE", "SOLO_SECURITY__REQUIRE_CAPABILITY", "SOLO_BREAKER__FAILURES", "SOLO_BREAKER__OPEN_MS"} {
 			if v := ts.Getenv(name); v != "" {
 				d.Env = append(d.Env, name+"="+v)
 			}
@@ -355,23 +355,40 @@ func holdsCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// invoke calls a method as the tenant.
+func invoke(ts *testscript.TestScript, service, method string) (status int, body string) {
+	req, err := http.NewRequest("POST", daemonOf(ts).URL+"/services/"+service+"/invoke/"+method, nil)
+	ts.Check(err)
+	req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	return resp.StatusCode, string(text)
+}
+
 // changed SERVICE VALUE waits until the service has seen a value of its secret.
 func changedCmd(ts *testscript.TestScript, neg bool, args []string) {
 	var last string
 	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		req, err := http.NewRequest("POST", daemonOf(ts).URL+"/services/"+args[0]+"/invoke/seen", nil)
-		ts.Check(err)
-		req.Header.Set("X-Tenant-ID", ts.Getenv("SOLO_TENANT"))
-		resp, err := http.DefaultClient.Do(req)
-		ts.Check(err)
-		text, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		ts.Check(err)
-		if last = string(text); last == strconv.Quote(args[1]) {
+		if _, last = invoke(ts, args[0], "seen"); last == strconv.Quote(args[1]) {
 			return
 		}
 	}
 	ts.Fatalf("%s has seen %s, and not %s", args[0], last, args[1])
+}
+
+// answers SERVICE METHOD waits until a call succeeds.
+func answersCmd(ts *testscript.TestScript, neg bool, args []string) {
+	var last string
+	for end := time.Now().Add(harness.Patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		status := 0
+		if status, last = invoke(ts, args[0], args[1]); status == http.StatusOK {
+			return
+		}
+	}
+	ts.Fatalf("%s does not answer: %s", args[0], last)
 }
 
 // token [FILE] has http show the token in the file, or none.

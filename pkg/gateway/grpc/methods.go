@@ -160,17 +160,14 @@ func (s *Server) Status(ctx context.Context, m *solov1.StatusRequest) (*solov1.S
 
 // List shows services, oldest first.
 func (s *Server) List(ctx context.Context, m *solov1.ListRequest) (*solov1.ServiceList, error) {
-	limit, err := limitOf(m.Limit)
+	limit, offset, err := page(m.Limit, m.Offset)
 	if err != nil {
 		return nil, err
-	}
-	if m.Offset < 0 {
-		return nil, outOfRange("offset", 0, 1<<31-1)
 	}
 	if m.State != "" && !knownState(m.State) {
 		return nil, solo.InvalidFields(solo.Field{Field: "state", Message: "is not a state"})
 	}
-	v, err := s.cfg.Engine.List(ctx, caller(ctx), m.State, limit, int(m.Offset))
+	v, err := s.cfg.Engine.List(ctx, caller(ctx), m.State, limit, offset)
 	return fill(&solov1.ServiceList{}, v, err)
 }
 

@@ -82,7 +82,7 @@ func (c *call) admit() error {
 	if crossOrigin.Check(r) != nil {
 		return solo.Errorf(solo.CodePermissionDenied, "a page of another origin may not call this daemon")
 	}
-	if c.op.Response != nil && !c.op.Streams && !c.accepts("application/json") && (c.op.Name != solo.OpUsage || !c.accepts("text/csv")) {
+	if c.op.Response != nil && !c.op.Streams && !c.accepts("application/json") && (c.op.Media == "" || !c.accepts(c.op.Media)) {
 		return withStatus(http.StatusNotAcceptable, "the answer is application/json")
 	}
 	if c.op.Permission == solo.PermissionNone || c.op.Name == solo.OpDeploy {

@@ -110,6 +110,9 @@ func (d *describer) operation(op solo.Operation) object {
 	if op.Response != nil {
 		content = object{"application/json": object{"schema": d.schema(op.Response)}}
 	}
+	if op.Media != "" {
+		content[op.Media] = object{"schema": object{"type": "string"}}
+	}
 	if op.Streams {
 		content["text/event-stream"] = object{"schema": object{"type": "string"}}
 	}

@@ -30,7 +30,7 @@ func (s *Server) usage(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.Blob(http.StatusOK, "text/csv; charset=utf-8", text)
+	return c.Blob(http.StatusOK, c.op.Media+"; charset=utf-8", text)
 }
 
 func usageCSV(report *solo.UsageReport) ([]byte, error) {
