@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 
 	"github.com/solo-run/solo/docs"
 	"github.com/solo-run/solo/pkg/capability"
@@ -59,6 +60,9 @@ func Run(ctx context.Context, cfg *Config, opts Options) error {
 	d := &daemon{cfg: cfg, log: hclog.New(&hclog.LoggerOptions{
 		Name: "solod", Level: hclog.LevelFromString(cfg.Solo.LogLevel), Output: os.Stderr, TimeFn: func() time.Time { return time.Now().UTC() },
 	})}
+	if err := keepMemory(); err != nil {
+		d.log.Warn("the memory of solod may land in a core dump", "error", err)
+	}
 	former, memory, err := takeHandover()
 	if err != nil {
 		return err
@@ -96,6 +100,13 @@ func Run(ctx context.Context, cfg *Config, opts Options) error {
 	}
 	d.log.Info("solod ends")
 	return nil
+}
+
+// keepMemory keeps the keys and secrets in memory out of core dumps: no file, and no
+// pipe to a program that collects them.
+func keepMemory() error {
+	none := unix.Rlimit{}
+	return errors.Join(unix.Setrlimit(unix.RLIMIT_CORE, &none), unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 }
 
 // partFailed tells of a part that is restarted.

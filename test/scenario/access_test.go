@@ -382,3 +382,68 @@ func call(ctx context.Context, conn *rpc.ClientConn, method protoreflect.MethodD
 		}
 	}
 }
+
+// A stream that is open ends when its capability is revoked, over both wires.
+func TestAStreamEndsWithItsProof(t *testing.T) {
+	a := newAccess(t)
+	tok, id := a.grant(t, "t", `{"resource": "**", "permissions": ["read"]}`)
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", a.d.URL+"/events?since_id=0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+tok)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("the stream is %v, %v", resp, err)
+	}
+	defer resp.Body.Close()
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(resp.Body, first); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := rpc.NewClient(strings.TrimPrefix(a.d.GRPC, "grpc://"), rpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	since := uint64(0)
+	watch, err := solov1.NewSoloClient(conn).Watch(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+tok), &solov1.WatchRequest{SinceId: &since})
+	if err == nil {
+		_, err = watch.Recv()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, text := a.operator(t, "DELETE", "/capabilities/"+id, "t", ""); code != http.StatusOK {
+		t.Fatalf("the revocation is %d: %s", code, text)
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Errorf("the stream of REST does not end in order: %v", err)
+	}
+	for err == nil {
+		_, err = watch.Recv()
+	}
+	if ctx.Err() != nil {
+		t.Errorf("the stream of gRPC goes on: %v", err)
+	}
+}
+
+// Nothing of solod's memory lands in a core dump.
+func TestNoCoreDumps(t *testing.T) {
+	a := newAccess(t)
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", a.d.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(limits)) {
+		if rest, ok := strings.CutPrefix(line, "Max core file size"); ok {
+			if f := strings.Fields(rest); f[0] != "0" || f[1] != "0" {
+				t.Errorf("the limit of a core file is %s", rest)
+			}
+			return
+		}
+	}
+	t.Error("there is no limit of core files")
+}
