@@ -2,8 +2,9 @@
 // daemon: between two steps of every operation that writes.
 //
 // A binary that is built without the tag failpoint has none of it: [Hit] is an
-// empty function and [NoSync] is false. With the tag, $SOLO_FAILPOINT is NAME or NAME:N, and the process
-// kills itself with SIGKILL when it comes to that place for the first, or N-th, time.
+// empty function and [NoSync] is false. With the tag, $SOLO_FAILPOINT is NAME or
+// NAME:N, and the process kills itself with SIGKILL when it comes to that place for
+// the first, or N-th, time.
 package failpoint
 
 // Names are all places, in the words of the operation that passes them.
@@ -30,4 +31,8 @@ var Names = []string{
 	"upgrade.frozen",    // the supervision stands still
 	"upgrade.execed",    // the new binary runs, and has opened nothing
 	"upgrade.opened",    // the new binary has opened all, and adopted nothing
+	"rotate.sealed",     // the keyring is sealed by the old key and the new one
+	"rotate.renamed",    // the new key has the name, the keyring knows both
+	"rotate.rewrap",     // a batch of data keys is to be wrapped anew
+	"rotate.rewrapped",  // all are, and the old term is still known
 }

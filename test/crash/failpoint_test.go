@@ -32,6 +32,8 @@ type scene struct {
 	// has no answer would make of one.
 	states map[string]string
 	asked  map[string]string
+	// secret is the value that was acknowledged as stored.
+	secret string
 }
 
 // errDead is a command without an answer.
@@ -66,6 +68,19 @@ func (s *scene) do(method, path, id, want string, body any, header ...string) er
 	}
 	s.states[id] = want
 	delete(s.asked, id)
+	return nil
+}
+
+// keep stores a secret and notes that it was.
+func (s *scene) keep(value string) error {
+	status, err := call("POST", s.d.URL+"/secrets", map[string]any{"key": "kept", "value": value}, nil)
+	if err != nil {
+		return errDead
+	}
+	if status != http.StatusCreated {
+		s.t.Fatalf("a secret is answered with %d", status)
+	}
+	s.secret = value
 	return nil
 }
 
@@ -118,6 +133,8 @@ func (s *scene) play() {
 		func() error {
 			return s.do("DELETE", "/services/b?force=true&purge=true", "b", "gone", nil, "Idempotency-Key", "gone-b")
 		},
+		func() error { return s.keep("a secret of before") },
+		func() error { s.operator("vault", "rotate"); return nil },
 		func() error { s.operator("backup", "copy.tar"); return nil },
 		func() error { s.operator("upgrade"); return nil },
 	}
@@ -168,8 +185,14 @@ func (s *scene) check() {
 		}
 	}
 	verify(s.t, s.d.URL, 0)
+	if s.secret != "" {
+		var kept struct{ Value string }
+		if status, err := call("POST", s.d.URL+"/secrets/kept/reveal", map[string]any{}, &kept); err != nil || status != 200 || kept.Value != s.secret {
+			s.t.Errorf("the secret is answered with %d, %v", status, err)
+		}
+	}
 	// Nothing is left of what was not finished.
-	for _, pattern := range []string{".backup-*", "events.compact", "sources/*/.new-*"} {
+	for _, pattern := range []string{".backup-*", "events.compact", "sources/*/.new-*", "vault.key.new", "vault.key.next", "*.initialised.new"} {
 		if left, _ := filepath.Glob(filepath.Join(s.d.Dir, pattern)); len(left) > 0 {
 			s.t.Errorf("left are %v", left)
 		}
